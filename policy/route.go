@@ -1,0 +1,63 @@
+package policy
+
+import "time"
+
+// Route says what a request to some place must bring before the policy is
+// asked. Its zero value accepts every configured method and demands nothing
+// more; it never allows anything by itself.
+type Route struct {
+	// Name names the route in policies, logs and metrics.
+	Name string
+	// Hosts, Methods and Paths pick requests; an empty list matches all.
+	Hosts   []HostPattern
+	Methods []string
+	Paths   []PathPattern
+	// AnyOf lists the methods of authentication that are accepted; empty accepts
+	// all. AllOf lists methods that must all be proven. At most one is set.
+	AnyOf, AllOf []Method
+	// Anonymous lets a request without any credential on to the policy.
+	Anonymous bool
+	// Kinds lists the principal kinds that are accepted; empty accepts all.
+	Kinds []Kind
+	// Scopes are required, all of them.
+	Scopes []string
+	// Permission is what the request needs, as `input.route.permission`.
+	Permission string
+	// MinAssurance is the least assurance level; 0 accepts any.
+	MinAssurance int
+	// MaxAge is the longest time since the user authenticated; 0 for any.
+	MaxAge time.Duration
+	// Tenant, if set, owns whatever the route leads to: other tenants' principals
+	// are refused.
+	Tenant string
+	// InsecurePlaintext accepts credentials over connections without TLS.
+	InsecurePlaintext bool
+	// InsecureQueryCredential names the query parameter in which a legacy client
+	// may send its credential, and so put it into every access log; empty: none.
+	InsecureQueryCredential string
+	// Labels are for the policy, as `input.route.labels`.
+	Labels map[string]string
+}
+
+// Match reports whether the route is for the request.
+func (r *Route) Match(q *Request) bool {
+	return matchAny(r.Hosts, q.Host) && matchString(r.Methods, q.Method) && matchAny(r.Paths, q.Path)
+}
+
+func matchString(list []string, s string) bool {
+	for _, e := range list {
+		if e == s {
+			return true
+		}
+	}
+	return len(list) == 0
+}
+
+func matchAny[P interface{ Match(string) bool }](patterns []P, s string) bool {
+	for _, p := range patterns {
+		if p.Match(s) {
+			return true
+		}
+	}
+	return len(patterns) == 0
+}

@@ -1,0 +1,109 @@
+// Package authn proves who is calling.
+//
+// Extraction finds the credentials of a request in the places that the
+// configuration lists, and only there. A Chain asks one authenticator after
+// another, in the order of a slice, until one says that the credential is its
+// own. Each answers in one of four ways, and the difference is the whole point:
+//
+//	a Proof           mine, and good           the principal
+//	ErrNotMine        not mine                 the next authenticator
+//	a *Refusal        mine, and bad            stop: 401
+//	any other error   could not find out       stop: 503
+//
+// A credential that nobody owns is refused. Nothing is tried twice, and no error
+// makes the chain go on.
+package authn
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/postern-auth/postern/policy"
+)
+
+// Credential is what a caller presents, not yet proven.
+type Credential struct {
+	// Uses are the authenticators that may own it, in the order to ask them, as
+	// the extraction rule lists them.
+	Uses []policy.Method
+	// Secret is its text, without scheme or cookie name.
+	Secret policy.Secret
+	// From says where it was found, for example "header:authorization/bearer".
+	From string
+	// Header is the lower-case field to strip from the upstream request; empty
+	// if the credential did not come in a header.
+	Header string
+	// Query is the query parameter to strip; empty if it did not come in one.
+	Query string
+}
+
+// Authenticator proves one kind of credential.
+//
+// Authenticate returns ErrNotMine if the credential is recognizably of another
+// kind, a *Refusal if it is of this kind and bad, and any other error if the
+// truth could not be found out. The Proof and everything in it is shared between
+// requests and must not change. Implementations are safe for concurrent use.
+// They do not log, cache or print the secret.
+type Authenticator interface {
+	Authenticate(ctx context.Context, c *Credential) (*Proof, error)
+}
+
+// Proof is what an authenticator found: the principal, and how far it holds.
+type Proof struct {
+	Principal *policy.Principal
+	// Constraints are the credential's own limits; nil for none.
+	Constraints *policy.Constraints
+	// NotAfter is the instant from which the proof no longer counts, leeway
+	// included; zero for never. Whoever holds a Proof checks it against the clock
+	// at each use.
+	NotAfter time.Time
+	// Subject identifies what a denylist may revoke.
+	Subject Subject
+	// State is how much state the proof needed.
+	State policy.State
+
+	// Rendered is a slot for what the Checker derives from the proof once and
+	// uses on every request, such as identity headers. Only the Checker reads it,
+	// and it checks that the value is its own.
+	Rendered atomic.Pointer[any]
+}
+
+// Subject is how a denylist names a credential. Empty fields name nothing.
+type Subject struct {
+	// TokenID is the jti or the key id; SessionID the sid.
+	TokenID, SessionID string
+	// KeyID is the kid that signed it.
+	KeyID string
+	// Issuer, ID, Client and Tenant are revoked for all credentials issued
+	// before some time.
+	Issuer, ID, Client, Tenant string
+	// IssuedAt is that time; zero counts as issued before everything.
+	IssuedAt time.Time
+}
+
+// ErrNotMine says that a credential is recognizably of another kind.
+var ErrNotMine = errors.New("not a credential of this kind")
+
+// Refusal says that a credential is of the authenticator's kind and bad.
+type Refusal struct {
+	// Reason is one that has the status 401.
+	Reason policy.Reason
+	// Detail says exactly what is wrong, for the decision log only. It holds no
+	// part of the credential but what is public, such as a key id.
+	Detail string
+}
+
+// Refuse returns a Refusal.
+func Refuse(reason policy.Reason, detail string) *Refusal {
+	return &Refusal{Reason: reason, Detail: detail}
+}
+
+// Error returns the detail, or the reason's message.
+func (r *Refusal) Error() string {
+	if r.Detail == "" {
+		return r.Reason.Message()
+	}
+	return r.Detail
+}
