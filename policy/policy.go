@@ -116,12 +116,16 @@ type Request struct {
 	// Scheme is "http", "https" or empty.
 	Scheme string
 	// Host is the lower-case host without port or trailing dot; Port is 0 if
-	// none was given.
+	// none was given or it is the scheme's own.
 	Host string
 	Port uint16
 	// Path starts with "/", is decoded exactly once, holds no dot segments, no
 	// empty segments but a last one, no control characters.
 	Path string
+	// Folded is Path as the most forgiving server reads it: without regard to
+	// letter case, look-alike characters and parameters. Rules that deny must hold
+	// for Path or Folded; rules that allow look at Path alone.
+	Folded string
 	// Segments are the parts of Path between the slashes.
 	Segments []string
 	// Query is the raw query without "?".
@@ -272,11 +276,37 @@ const (
 	StateStore  State = "store"  // waited for a store or an issuer
 )
 
+// Phase is a stage on the way to a decision.
+type Phase uint8
+
+// The phases, in order.
+const (
+	PhaseRead   Phase = iota // one reading of the request
+	PhaseFind                // which credentials does it carry
+	PhaseProve               // whose are they
+	PhaseHold                // may they be used for this at all
+	PhaseDecide              // what does the policy say
+	PhaseSpend               // is there budget left
+	PhaseRecord              // all passed
+)
+
+var phases = [...]string{"read", "find", "prove", "hold", "decide", "spend", "record"}
+
+// String returns the name of the phase.
+func (p Phase) String() string {
+	if int(p) >= len(phases) {
+		return "unknown"
+	}
+	return phases[p]
+}
+
 // Decision is an answer and the grounds for it. The zero Decision is a deny.
 type Decision struct {
 	// Allowed is set only by a Checker that went through every phase.
 	Allowed bool
 	Reason  Reason
+	// Phase is the one that ended the check.
+	Phase Phase
 	// ID names the decision in logs and for `postern explain`.
 	ID string
 	// Message is safe to show to the caller.
@@ -294,8 +324,12 @@ type Decision struct {
 	// Upstream are header fields to set on the upstream request, replacing what
 	// the client sent; Client are header fields for the caller's response.
 	Upstream, Client []Header
+	// RemoveQuery are query parameters to strip from the upstream request.
+	RemoveQuery []string
 	// Remove are header fields to strip from the upstream request.
 	Remove []string
+	// MissingScopes and MissingPermissions are all that a deny lacked.
+	MissingScopes, MissingPermissions []string
 	// Challenges are the WWW-Authenticate values of a 401 or 403.
 	Challenges []string
 	// Revision is the policy revision in force, also when it was not asked.

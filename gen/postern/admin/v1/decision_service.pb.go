@@ -163,14 +163,32 @@ type DecisionRecord struct {
 	Decision *v1.Decision `protobuf:"bytes,2,opt,name=decision,proto3" json:"decision,omitempty"`
 	// Who asked.
 	Principal *v1.Principal `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
-	// For what; secrets and unlisted headers are left out.
-	Target *v1.Target `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
 	// How long it took.
-	Latency *durationpb.Duration `protobuf:"bytes,5,opt,name=latency,proto3" json:"latency,omitempty"`
-	// Whether the answer came from a cache.
-	Cached bool `protobuf:"varint,6,opt,name=cached,proto3" json:"cached,omitempty"`
-	// Which enforcement point asked, for example "envoy/ingress-1".
-	Caller        string `protobuf:"bytes,7,opt,name=caller,proto3" json:"caller,omitempty"`
+	Latency *durationpb.Duration `protobuf:"bytes,4,opt,name=latency,proto3" json:"latency,omitempty"`
+	// Whether the verdict came from the decision cache.
+	Cached bool `protobuf:"varint,5,opt,name=cached,proto3" json:"cached,omitempty"`
+	// The wire protocol: "extauthz" or "grpc".
+	Door string `protobuf:"bytes,6,opt,name=door,proto3" json:"door,omitempty"`
+	// Which enforcement point asked, by its name among the callers.
+	Caller string `protobuf:"bytes,7,opt,name=caller,proto3" json:"caller,omitempty"`
+	// The caller's own id of the request.
+	RequestId string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The request: method, host and canonical path, never the query.
+	Method string `protobuf:"bytes,9,opt,name=method,proto3" json:"method,omitempty"`
+	// The host without port.
+	Host string `protobuf:"bytes,10,opt,name=host,proto3" json:"host,omitempty"`
+	// The path as Postern read it.
+	Path string `protobuf:"bytes,11,opt,name=path,proto3" json:"path,omitempty"`
+	// The client's address; empty if unknown.
+	ClientIp string `protobuf:"bytes,12,opt,name=client_ip,json=clientIp,proto3" json:"client_ip,omitempty"`
+	// Where the credential was found, for example "header:x-api-key".
+	CredentialPlace string `protobuf:"bytes,13,opt,name=credential_place,json=credentialPlace,proto3" json:"credential_place,omitempty"`
+	// The route that matched; empty if none.
+	Route string `protobuf:"bytes,14,opt,name=route,proto3" json:"route,omitempty"`
+	// The phase that ended the check.
+	Phase string `protobuf:"bytes,15,opt,name=phase,proto3" json:"phase,omitempty"`
+	// What exactly went wrong, for operators. Holds no secret.
+	Detail        string `protobuf:"bytes,16,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,13 +244,6 @@ func (x *DecisionRecord) GetPrincipal() *v1.Principal {
 	return nil
 }
 
-func (x *DecisionRecord) GetTarget() *v1.Target {
-	if x != nil {
-		return x.Target
-	}
-	return nil
-}
-
 func (x *DecisionRecord) GetLatency() *durationpb.Duration {
 	if x != nil {
 		return x.Latency
@@ -247,9 +258,79 @@ func (x *DecisionRecord) GetCached() bool {
 	return false
 }
 
+func (x *DecisionRecord) GetDoor() string {
+	if x != nil {
+		return x.Door
+	}
+	return ""
+}
+
 func (x *DecisionRecord) GetCaller() string {
 	if x != nil {
 		return x.Caller
+	}
+	return ""
+}
+
+func (x *DecisionRecord) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DecisionRecord) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *DecisionRecord) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DecisionRecord) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *DecisionRecord) GetClientIp() string {
+	if x != nil {
+		return x.ClientIp
+	}
+	return ""
+}
+
+func (x *DecisionRecord) GetCredentialPlace() string {
+	if x != nil {
+		return x.CredentialPlace
+	}
+	return ""
+}
+
+func (x *DecisionRecord) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *DecisionRecord) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *DecisionRecord) GetDetail() string {
+	if x != nil {
+		return x.Detail
 	}
 	return ""
 }
@@ -542,22 +623,33 @@ var File_postern_admin_v1_decision_service_proto protoreflect.FileDescriptor
 
 const file_postern_admin_v1_decision_service_proto_rawDesc = "" +
 	"\n" +
-	"'postern/admin/v1/decision_service.proto\x12\x10postern.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epostern/v1/check_service.proto\x1a\x19postern/v1/decision.proto\x1a\x1apostern/v1/principal.proto\"\xa4\x01\n" +
+	"'postern/admin/v1/decision_service.proto\x12\x10postern.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19postern/v1/decision.proto\x1a\x1apostern/v1/principal.proto\"\xa4\x01\n" +
 	"\x0eDecisionFilter\x12\x1d\n" +
 	"\aallowed\x18\x01 \x01(\bH\x00R\aallowed\x88\x01\x01\x12,\n" +
 	"\areasons\x18\x02 \x03(\x0e2\x12.postern.v1.ReasonR\areasons\x12\x16\n" +
 	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12!\n" +
 	"\fprincipal_id\x18\x04 \x01(\tR\vprincipalIdB\n" +
 	"\n" +
-	"\b_allowed\"\xb8\x02\n" +
+	"\b_allowed\"\x8b\x04\n" +
 	"\x0eDecisionRecord\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x120\n" +
 	"\bdecision\x18\x02 \x01(\v2\x14.postern.v1.DecisionR\bdecision\x123\n" +
-	"\tprincipal\x18\x03 \x01(\v2\x15.postern.v1.PrincipalR\tprincipal\x12*\n" +
-	"\x06target\x18\x04 \x01(\v2\x12.postern.v1.TargetR\x06target\x123\n" +
-	"\alatency\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\alatency\x12\x16\n" +
-	"\x06cached\x18\x06 \x01(\bR\x06cached\x12\x16\n" +
-	"\x06caller\x18\a \x01(\tR\x06caller\"\x8c\x01\n" +
+	"\tprincipal\x18\x03 \x01(\v2\x15.postern.v1.PrincipalR\tprincipal\x123\n" +
+	"\alatency\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\alatency\x12\x16\n" +
+	"\x06cached\x18\x05 \x01(\bR\x06cached\x12\x12\n" +
+	"\x04door\x18\x06 \x01(\tR\x04door\x12\x16\n" +
+	"\x06caller\x18\a \x01(\tR\x06caller\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\b \x01(\tR\trequestId\x12\x16\n" +
+	"\x06method\x18\t \x01(\tR\x06method\x12\x12\n" +
+	"\x04host\x18\n" +
+	" \x01(\tR\x04host\x12\x12\n" +
+	"\x04path\x18\v \x01(\tR\x04path\x12\x1b\n" +
+	"\tclient_ip\x18\f \x01(\tR\bclientIp\x12)\n" +
+	"\x10credential_place\x18\r \x01(\tR\x0fcredentialPlace\x12\x14\n" +
+	"\x05route\x18\x0e \x01(\tR\x05route\x12\x14\n" +
+	"\x05phase\x18\x0f \x01(\tR\x05phase\x12\x16\n" +
+	"\x06detail\x18\x10 \x01(\tR\x06detail\"\x8c\x01\n" +
 	"\x14ListDecisionsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -613,30 +705,28 @@ var file_postern_admin_v1_decision_service_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 	(*v1.Decision)(nil),           // 10: postern.v1.Decision
 	(*v1.Principal)(nil),          // 11: postern.v1.Principal
-	(*v1.Target)(nil),             // 12: postern.v1.Target
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
 }
 var file_postern_admin_v1_decision_service_proto_depIdxs = []int32{
 	8,  // 0: postern.admin.v1.DecisionFilter.reasons:type_name -> postern.v1.Reason
 	9,  // 1: postern.admin.v1.DecisionRecord.time:type_name -> google.protobuf.Timestamp
 	10, // 2: postern.admin.v1.DecisionRecord.decision:type_name -> postern.v1.Decision
 	11, // 3: postern.admin.v1.DecisionRecord.principal:type_name -> postern.v1.Principal
-	12, // 4: postern.admin.v1.DecisionRecord.target:type_name -> postern.v1.Target
-	13, // 5: postern.admin.v1.DecisionRecord.latency:type_name -> google.protobuf.Duration
-	1,  // 6: postern.admin.v1.ListDecisionsRequest.filter:type_name -> postern.admin.v1.DecisionFilter
-	2,  // 7: postern.admin.v1.ListDecisionsResponse.decisions:type_name -> postern.admin.v1.DecisionRecord
-	2,  // 8: postern.admin.v1.GetDecisionResponse.record:type_name -> postern.admin.v1.DecisionRecord
-	7,  // 9: postern.admin.v1.GetDecisionResponse.steps:type_name -> postern.admin.v1.Step
-	0,  // 10: postern.admin.v1.Step.outcome:type_name -> postern.admin.v1.StepOutcome
-	5,  // 11: postern.admin.v1.DecisionService.GetDecision:input_type -> postern.admin.v1.GetDecisionRequest
-	3,  // 12: postern.admin.v1.DecisionService.ListDecisions:input_type -> postern.admin.v1.ListDecisionsRequest
-	6,  // 13: postern.admin.v1.DecisionService.GetDecision:output_type -> postern.admin.v1.GetDecisionResponse
-	4,  // 14: postern.admin.v1.DecisionService.ListDecisions:output_type -> postern.admin.v1.ListDecisionsResponse
-	13, // [13:15] is the sub-list for method output_type
-	11, // [11:13] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	12, // 4: postern.admin.v1.DecisionRecord.latency:type_name -> google.protobuf.Duration
+	1,  // 5: postern.admin.v1.ListDecisionsRequest.filter:type_name -> postern.admin.v1.DecisionFilter
+	2,  // 6: postern.admin.v1.ListDecisionsResponse.decisions:type_name -> postern.admin.v1.DecisionRecord
+	2,  // 7: postern.admin.v1.GetDecisionResponse.record:type_name -> postern.admin.v1.DecisionRecord
+	7,  // 8: postern.admin.v1.GetDecisionResponse.steps:type_name -> postern.admin.v1.Step
+	0,  // 9: postern.admin.v1.Step.outcome:type_name -> postern.admin.v1.StepOutcome
+	5,  // 10: postern.admin.v1.DecisionService.GetDecision:input_type -> postern.admin.v1.GetDecisionRequest
+	3,  // 11: postern.admin.v1.DecisionService.ListDecisions:input_type -> postern.admin.v1.ListDecisionsRequest
+	6,  // 12: postern.admin.v1.DecisionService.GetDecision:output_type -> postern.admin.v1.GetDecisionResponse
+	4,  // 13: postern.admin.v1.DecisionService.ListDecisions:output_type -> postern.admin.v1.ListDecisionsResponse
+	12, // [12:14] is the sub-list for method output_type
+	10, // [10:12] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_postern_admin_v1_decision_service_proto_init() }

@@ -1,0 +1,68 @@
+// Package audit remembers decisions: a ring in RAM for `postern explain`, a log
+// for people and machines, and metrics.
+//
+// Nothing here delays an answer or makes it fail. The ring copies what it keeps
+// into fixed slots, so that it neither allocates nor holds on to the memory of a
+// request; the log hands records to one goroutine through a bounded queue and
+// counts what does not fit.
+//
+// No record holds a secret: credentials never get here, the query of a URL is
+// left out, and every text of the client is cut to 256 bytes and escaped by
+// whoever prints it.
+package audit
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/postern-auth/postern/policy"
+)
+
+// maxText is how many bytes are kept of a text that a client chose.
+const maxText = 256
+
+// Record is one decision and the request that it answers.
+type Record struct {
+	Time    time.Time
+	Latency time.Duration
+	// Decision is the answer. Its slices and pointers are shared and immutable.
+	Decision policy.Decision
+	// Door, Caller and RequestID are as in policy.Attributes.
+	Door, Caller, RequestID string
+	// Method, Host and Path are the canonical ones, or the raw ones if the request
+	// could not be read; never the query.
+	Method, Host, Path string
+	// ClientIP is the client's address; invalid if unknown.
+	ClientIP netip.Addr
+	// Found says where credentials were found, for example
+	// "header:authorization/bearer"; empty for none.
+	Found string
+}
+
+// Recorder takes decisions. Record must not block and must not keep the
+// record's strings, which belong to the request.
+type Recorder interface {
+	Record(r *Record)
+}
+
+// Tee records to all of its members, in order.
+type Tee []Recorder
+
+// Record implements Recorder.
+func (t Tee) Record(r *Record) {
+	for _, m := range t {
+		m.Record(r)
+	}
+}
+
+// cut bounds a text that a client chose, at a boundary that keeps it UTF-8.
+func cut(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	end := maxText
+	for end > maxText-4 && s[end]&0xc0 == 0x80 {
+		end--
+	}
+	return s[:end]
+}

@@ -1,0 +1,121 @@
+package audit
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+)
+
+// queue is how many records may wait for the log's goroutine.
+const queue = 4096
+
+// Log writes decisions to a slog.Logger on a goroutine of its own. When it
+// cannot keep up, records are dropped and counted, never waited for.
+type Log struct {
+	logger   *slog.Logger
+	allows   bool
+	records  chan Record
+	done     chan struct{}
+	dropped  atomic.Uint64
+	stopping atomic.Bool
+}
+
+// NewLog starts a log of denies, and of allows as well if asked. Close ends it.
+func NewLog(logger *slog.Logger, allows bool) *Log {
+	l := &Log{logger: logger, allows: allows, records: make(chan Record, queue), done: make(chan struct{})}
+	go l.run()
+	return l
+}
+
+// Record implements Recorder.
+func (l *Log) Record(r *Record) {
+	if r.Decision.Allowed && !l.allows || l.stopping.Load() {
+		return
+	}
+	own := *r
+	for _, text := range own.texts() {
+		*text = strings.Clone(cut(*text))
+	}
+	select {
+	case l.records <- own:
+	default:
+		l.dropped.Add(1)
+	}
+}
+
+// Dropped is how many records were lost because the log could not keep up.
+func (l *Log) Dropped() uint64 { return l.dropped.Load() }
+
+// Close writes what is queued and ends the log, or gives up with ctx. It may be
+// called once; records that come later are left out.
+func (l *Log) Close(ctx context.Context) error {
+	l.stopping.Store(true)
+	select {
+	case l.records <- Record{}: // the last one: no Time
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-l.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *Log) run() {
+	defer close(l.done)
+	for r := range l.records {
+		if r.Time.IsZero() {
+			return
+		}
+		level := slog.LevelInfo
+		if r.Decision.Reason.Fault() {
+			level = slog.LevelError
+		}
+		l.logger.LogAttrs(context.Background(), level, "decision", attrs(&r)...)
+	}
+}
+
+// attrs are the fields of one line. slog's handlers escape control characters.
+func attrs(r *Record) []slog.Attr {
+	d := &r.Decision
+	a := []slog.Attr{
+		slog.String("id", d.ID),
+		slog.Bool("allowed", d.Allowed),
+		slog.String("reason", d.Reason.String()),
+		slog.String("phase", d.Phase.String()),
+		slog.String("door", r.Door),
+		slog.String("method", r.Method),
+		slog.String("host", r.Host),
+		slog.String("path", r.Path),
+		slog.Duration("latency", r.Latency),
+		slog.String("revision", d.Revision),
+	}
+	add := func(name, value string) {
+		if value != "" {
+			a = append(a, slog.String(name, value))
+		}
+	}
+	add("detail", cut(d.Detail))
+	add("caller", r.Caller)
+	add("request_id", r.RequestID)
+	if r.ClientIP.IsValid() {
+		add("client", r.ClientIP.String())
+	}
+	if p := d.Principal; p != nil {
+		add("principal", cut(p.ID))
+		add("tenant", cut(p.Tenant))
+		add("principal_method", string(p.Method))
+		add("credential", cut(p.CredentialID))
+		add("issuer", cut(p.Issuer))
+	}
+	if d.Route != nil {
+		add("route", d.Route.Name)
+	}
+	if v := d.Verdict; v != nil && v.File != "" {
+		a = append(a, slog.String("rule", v.Rule), slog.String("file", v.File), slog.Int("line", v.Line))
+	}
+	return a
+}

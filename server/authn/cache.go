@@ -1,0 +1,201 @@
+package authn
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/singleflight"
+)
+
+// CacheConfig bounds what Cached keeps. Zero fields take the defaults.
+type CacheConfig struct {
+	// Size is how many good credentials are kept; 100,000 by default.
+	Size int
+	// MaxTTL is the longest time before a good credential is proven again,
+	// however long it lives; 5 minutes by default.
+	MaxTTL time.Duration
+	// NegativeSize and NegativeTTL bound the separate memory of bad credentials,
+	// so that garbage cannot drive out good ones; 20,000 and 2 seconds by default.
+	NegativeSize int
+	NegativeTTL  time.Duration
+	// Timeout bounds one proof, also after its first caller has left; 5 seconds
+	// by default.
+	Timeout time.Duration
+	// Now is the clock; time.Now by default.
+	Now func() time.Time
+}
+
+func (c CacheConfig) withDefaults() CacheConfig {
+	c.Size = cmpOr(c.Size, 100_000)
+	c.MaxTTL = cmpOr(c.MaxTTL, 5*time.Minute)
+	c.NegativeSize = cmpOr(c.NegativeSize, 20_000)
+	c.NegativeTTL = cmpOr(c.NegativeTTL, 2*time.Second)
+	c.Timeout = cmpOr(c.Timeout, 5*time.Second)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}
+
+func cmpOr[T int | time.Duration](v, def T) T {
+	if v > 0 {
+		return v
+	}
+	return def
+}
+
+// Epoch is what an authenticator may have besides: a number that changes
+// whenever the grounds of earlier answers do, for example a key set. Entries of
+// another epoch are not used.
+type Epoch interface {
+	Epoch() uint64
+}
+
+// Cached is an Authenticator that remembers the answers of another.
+//
+// An entry is found by a keyed hash of the whole credential, so that the cache
+// holds no secret and two credentials never share an entry by a common prefix.
+// Proofs live until the least of MaxTTL and their own NotAfter, refusals for
+// NegativeTTL in a memory of their own; what could not be found out is never
+// remembered. All callers that ask for the same unknown credential wait for one
+// proof, which goes on when the first of them leaves.
+type Cached struct {
+	next   Authenticator
+	epoch  func() uint64
+	cfg    CacheConfig
+	key    [32]byte
+	good   *otter.Cache[[32]byte, *entry]
+	bad    *otter.Cache[[32]byte, *entry]
+	flight singleflight.Group
+
+	hits, negativeHits, misses atomic.Uint64
+}
+
+type entry struct {
+	proof   *Proof
+	refusal *Refusal
+	epoch   uint64
+	until   int64 // Unix nanoseconds, exclusive
+}
+
+// NewCached wraps an authenticator.
+func NewCached(next Authenticator, cfg CacheConfig) *Cached {
+	cfg = cfg.withDefaults()
+	c := &Cached{
+		next:  next,
+		epoch: func() uint64 { return 0 },
+		cfg:   cfg,
+		good:  otter.Must(&otter.Options[[32]byte, *entry]{MaximumSize: cfg.Size}),
+		bad:   otter.Must(&otter.Options[[32]byte, *entry]{MaximumSize: cfg.NegativeSize}),
+	}
+	if e, ok := next.(Epoch); ok {
+		c.epoch = e.Epoch
+	}
+	_, _ = rand.Read(c.key[:]) // crypto/rand.Read never fails: it ends the process instead
+	return c
+}
+
+// Authenticate answers from memory or asks the authenticator once.
+func (c *Cached) Authenticate(ctx context.Context, cred *Credential) (*Proof, error) {
+	key := c.hash(cred)
+	now := c.cfg.Now().UnixNano()
+	if e, ok := c.good.GetIfPresent(key); ok && e.usable(now, c.epoch()) {
+		c.hits.Add(1)
+		return e.proof, nil
+	}
+	if e, ok := c.bad.GetIfPresent(key); ok && e.usable(now, c.epoch()) {
+		c.negativeHits.Add(1)
+		return nil, e.refusal
+	}
+	c.misses.Add(1)
+	return c.prove(ctx, key, cred)
+}
+
+func (e *entry) usable(now int64, epoch uint64) bool { return now < e.until && e.epoch == epoch }
+
+// prove asks the authenticator, one flight per credential and epoch. The flight
+// has a context of its own: a caller that gives up takes nobody down.
+func (c *Cached) prove(ctx context.Context, key [32]byte, cred *Credential) (*Proof, error) {
+	own := *cred // the caller may reuse its credential while the flight goes on
+	flight := c.flight.DoChan(string(key[:]), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.Timeout)
+		defer cancel()
+		epoch := c.epoch()
+		proof, err := c.ask(ctx, &own)
+		c.remember(key, epoch, proof, err)
+		return proof, err
+	})
+	select {
+	case r := <-flight:
+		proof, _ := r.Val.(*Proof)
+		return proof, r.Err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// ask turns a panic of the authenticator into an error: a flight runs on a
+// goroutine of its own, where nobody else could recover it.
+func (c *Cached) ask(ctx context.Context, cred *Credential) (proof *Proof, err error) {
+	defer func() {
+		if recover() != nil {
+			proof, err = nil, errors.New("the authenticator panicked")
+		}
+	}()
+	return c.next.Authenticate(ctx, cred)
+}
+
+func (c *Cached) remember(key [32]byte, epoch uint64, proof *Proof, err error) {
+	now := c.cfg.Now()
+	e := &entry{proof: proof, epoch: epoch}
+	switch {
+	case err == nil && proof != nil:
+		until := now.Add(c.cfg.MaxTTL)
+		if !proof.NotAfter.IsZero() && proof.NotAfter.Before(until) {
+			until = proof.NotAfter
+		}
+		e.until = until.UnixNano()
+		c.good.Set(key, e)
+	case errors.As(err, &e.refusal):
+		e.until = now.Add(c.cfg.NegativeTTL).UnixNano()
+		c.bad.Set(key, e)
+	}
+}
+
+// hash is SHA-256 over a random key of this process and the parts, each with
+// its length before it. It never leaves the process, so length extension is of
+// no use to anybody, and one pass is enough.
+func (c *Cached) hash(cred *Credential) [32]byte {
+	var scratch [2048]byte
+	b := append(scratch[:0], c.key[:]...)
+	for _, use := range cred.Uses {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(use)))
+		b = append(b, use...)
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(len(cred.Secret.Reveal())))
+	b = append(b, cred.Secret.Reveal()...)
+	return sha256.Sum256(b)
+}
+
+// CacheStats are counts since the start.
+type CacheStats struct {
+	Hits, NegativeHits, Misses uint64
+	// Size and NegativeSize are estimates of the entries held now.
+	Size, NegativeSize int
+}
+
+// Stats returns the counts, for metrics.
+func (c *Cached) Stats() CacheStats {
+	return CacheStats{
+		Hits: c.hits.Load(), NegativeHits: c.negativeHits.Load(), Misses: c.misses.Load(),
+		Size: c.good.EstimatedSize(), NegativeSize: c.bad.EstimatedSize(),
+	}
+}
+
+var _ Authenticator = (*Cached)(nil)
