@@ -66,6 +66,9 @@ type Attributes struct {
 	// Presented is a credential that the caller of Postern hands over apart from
 	// the headers (CheckRequest.credential).
 	Presented *Presented
+	// Tenant owns what the request is for, as the caller says; empty if it does
+	// not say.
+	Tenant string
 	// Action is set when the question is not about an HTTP request but about an
 	// action in an application's own words.
 	Action *Action
@@ -101,8 +104,6 @@ type Action struct {
 	Name string
 	// ResourceType and ResourceID name the thing acted on.
 	ResourceType, ResourceID string
-	// Tenant owns the resource; empty means none.
-	Tenant string
 	// Properties are facts about the resource, as JSON values.
 	Properties map[string]any
 }

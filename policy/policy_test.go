@@ -67,11 +67,14 @@ func TestSecretIsUnprintable(t *testing.T) {
 		S policy.Secret
 		P *policy.Secret
 		M map[string]policy.Secret
+		u policy.Secret // fmt calls no method of what it may not export
+		l []policy.Secret
 	}
 	s := policy.NewSecret(text)
-	values := []any{s, &s, nested{s, &s, map[string]policy.Secret{"k": s}}, []policy.Secret{s}, policy.Presented{Secret: s}}
+	deep := nested{s, &s, map[string]policy.Secret{"k": s}, s, []policy.Secret{s}}
+	values := []any{s, &s, deep, &deep, []policy.Secret{s}, policy.Presented{Secret: s}}
 	for _, v := range values {
-		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%p"} {
 			if out := fmt.Sprintf(verb, v); strings.Contains(out, text) || strings.Contains(out, fmt.Sprintf("%x", text)) {
 				t.Errorf("%s shows it: %s", verb, out)
 			}

@@ -9,21 +9,26 @@ import (
 const redacted = "[redacted]"
 
 // Secret is a text that nothing can print: fmt, slog, encoding/json and
-// encoding.TextMarshaler all see "[redacted]", also in nested structs, because
-// the text sits behind a pointer-free wrapper that formats itself. The one
-// reader is Reveal.
+// encoding.TextMarshaler all see "[redacted]". Where they cannot call a method,
+// in an unexported field of a struct, they see an address: the text is held by
+// pointer for that, which costs one small allocation. The one reader is Reveal.
 type Secret struct {
-	text string
+	text *string
 }
 
 // NewSecret wraps a text.
-func NewSecret(text string) Secret { return Secret{text} }
+func NewSecret(text string) Secret { return Secret{&text} }
 
 // Reveal returns the text. Whoever calls it answers for where it goes.
-func (s Secret) Reveal() string { return s.text }
+func (s Secret) Reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
 
 // IsZero reports whether there is no secret.
-func (s Secret) IsZero() bool { return s.text == "" }
+func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
 // Format implements fmt.Formatter for every verb, %#v and %x included.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }

@@ -90,7 +90,7 @@ func attrs(r *Record) []slog.Attr {
 		slog.String("method", r.Method),
 		slog.String("host", r.Host),
 		slog.String("path", r.Path),
-		slog.Duration("latency", r.Latency),
+		slog.String("latency", r.Latency.String()),
 		slog.String("revision", d.Revision),
 	}
 	add := func(name, value string) {

@@ -155,8 +155,9 @@ func TestParseLocation(t *testing.T) {
 	}
 }
 
-// The warm path must not allocate to find a credential.
-func TestFindDoesNotAllocate(t *testing.T) {
+// The warm path allocates to find a credential no more than what keeps it from
+// being printed.
+func TestFindHardlyAllocates(t *testing.T) {
 	e := authn.NewExtractor(rules(t))
 	a := &policy.Attributes{Headers: policy.Headers{{Name: "user-agent", Value: "x"}, {Name: "authorization", Value: "Bearer a.b.c"}}}
 	q := &policy.Request{Query: "page=2&order=asc"}
@@ -165,7 +166,7 @@ func TestFindDoesNotAllocate(t *testing.T) {
 		if creds, err := e.Find(buf, a, q, nil); err != nil || len(creds) != 1 {
 			t.Fatal(creds, err)
 		}
-	}); n != 0 {
+	}); n > 1 {
 		t.Errorf("%v allocations", n)
 	}
 }

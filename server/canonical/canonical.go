@@ -118,7 +118,7 @@ func (r *Reader) read(a *policy.Attributes, q *policy.Request) error {
 			return invalid(detail)
 		}
 	}
-	if err := checkAction(a.Action, r.limits.MaxPathBytes); err != nil {
+	if err := r.checkTexts(a); err != nil {
 		return err
 	}
 	q.ClientIP = r.client.address(a)
@@ -257,22 +257,23 @@ func splitRPC(q *policy.Request) {
 	}
 }
 
-// checkAction bounds the words of an action. A colon in the type would let
-// "type:id" be split in two places.
-func checkAction(a *policy.Action, maxBytes int) error {
-	if a == nil {
-		return nil
+// checkTexts bounds the tenant and the words of an action. A colon in the type
+// would let "type:id" be split in two places.
+func (r *Reader) checkTexts(a *policy.Attributes) error {
+	texts := [...]string{a.Tenant, "", "", ""}
+	if action := a.Action; action != nil {
+		texts = [...]string{a.Tenant, action.Name, action.ResourceType, action.ResourceID}
+		if strings.Contains(action.ResourceType, ":") {
+			return invalid("action: a colon in the resource type")
+		}
 	}
-	for _, s := range [...]string{a.Name, a.ResourceType, a.ResourceID, a.Tenant} {
-		if len(s) > maxBytes {
-			return tooLarge("the action is too long")
+	for _, s := range texts {
+		if len(s) > r.limits.MaxPathBytes {
+			return tooLarge("the tenant or action is too long")
 		}
 		if detail := checkText(s); detail != "" {
-			return invalid("action: " + detail)
+			return invalid("tenant or action: " + detail)
 		}
-	}
-	if strings.Contains(a.ResourceType, ":") {
-		return invalid("action: a colon in the resource type")
 	}
 	return nil
 }

@@ -536,7 +536,7 @@ func TestGRPC(t *testing.T) {
 func TestActions(t *testing.T) {
 	t.Parallel()
 	r := newReader(t, canonical.Config{})
-	action := &policy.Action{Name: "orders.refund", ResourceType: "order", ResourceID: "urn:x:7", Tenant: "acme"}
+	action := &policy.Action{Name: "orders.refund", ResourceType: "order", ResourceID: "urn:x:7"}
 	q := read(t, r, &policy.Attributes{Action: action, Source: policy.Endpoint{Address: netip.MustParseAddrPort("10.0.0.1:1")}})
 	if q.Path != "" || q.Method != "" || q.ClientIP.String() != "10.0.0.1" {
 		t.Errorf("got %+v", q)

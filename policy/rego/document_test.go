@@ -1,0 +1,230 @@
+package rego_test
+
+import (
+	"encoding/json"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/policy/rego"
+)
+
+// readsAll is a policy that may read every field.
+func readsAll(t *testing.T, config rego.Config) *rego.Snapshot {
+	t.Helper()
+	return compile(t, module(`decision if count(input) > 0`), config)
+}
+
+func documentOf(t *testing.T, s *rego.Snapshot, in *policy.Input) any {
+	t.Helper()
+	doc, err := rego.DocumentOf(s, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+func fromJSON(t *testing.T, text string) any {
+	t.Helper()
+	v, err := rego.DecodeJSON([]byte(text), 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// The whole document of one request: the plugin's part first, then ours.
+func TestDocument(t *testing.T) {
+	t.Parallel()
+	in := input(withBody("application/json", `{"n": 1.50, "s": ["x"]}`), func(in *policy.Input) {
+		in.Attributes.Time = time.Unix(1767323045, 7).UTC()
+		in.Attributes.Extensions = map[string]string{"virtual_host": "shop"}
+		in.Attributes.Metadata = map[string]any{"envoy.filters.http.jwt_authn": map[string]any{"ok": true}}
+		in.Attributes.Context = map[string]any{"flag": true}
+		in.Principal.AuthTime = time.Unix(1767000000, 0)
+		in.Principal.Actors = []policy.Actor{{ID: "bot", Kind: policy.KindAgent}}
+		in.Peer = &policy.Peer{ID: "spiffe://prod/a", TrustDomain: "prod", Fingerprint: "ab"}
+		in.Request.Service, in.Request.RPC = "shop.Orders", "Get"
+		in.Route.Scopes, in.Route.Permission = []string{"read"}, "orders.read"
+	})
+	want := fromJSON(t, `{
+"attributes": {
+  "source": {"address": {"socketAddress": {"address": "192.0.2.7", "portValue": 4711}}, "principal": "spiffe://prod/ns/edge"},
+  "destination": {},
+  "request": {
+    "time": {"seconds": 1767323045, "nanos": 7},
+    "http": {"id": "r1", "method": "GET", "path": "/orders/7?lang=en&id=1&id=2", "query": "lang=en&id=1&id=2", "host": "api.example.com:443",
+      "scheme": "https", "protocol": "HTTP/2", "size": -1, "body": "{\"n\": 1.50, \"s\": [\"x\"]}",
+      "headers": {"x-region": "eu", "accept": "a,b", "content-type": "application/json"}}},
+  "contextExtensions": {"virtual_host": "shop"},
+  "metadataContext": {"filterMetadata": {"envoy.filters.http.jwt_authn": {"ok": true}}}},
+"parsed_path": ["orders", "7"], "parsed_query": {"lang": ["en"], "id": ["1", "2"]},
+"parsed_body": {"n": 1.50, "s": ["x"]}, "truncated_body": false,
+"source_principal": "spiffe://prod/ns/edge", "version": {"encoding": "protojson", "ext_authz": "v3"},
+"request": {"method": "GET", "scheme": "https", "host": "api.example.com", "port": 443, "path": "/orders/7", "segments": ["orders", "7"],
+  "query": "lang=en&id=1&id=2", "client_ip": "198.51.100.1", "plaintext": false, "grpc": {"service": "shop.Orders", "method": "Get"}},
+"principal": {"id": "ann", "kind": "user", "tenant": "acme", "roles": ["viewer"], "scopes": ["read"], "permissions": [],
+  "claims": {"team": "billing"}, "metadata": {}, "method": "jwt", "assurance": 3, "acr": "", "amr": [], "auth_time": 1767000000,
+  "actors": [{"id": "bot", "kind": "agent"}], "credential_id": "", "issuer": ""},
+"peer": {"id": "spiffe://prod/a", "trust_domain": "prod", "fingerprint": "ab"},
+"route": {"name": "orders", "tenant": "", "scopes": ["read"], "permission": "orders.read", "labels": {"tier": "gold"}},
+"target": {"tenant": "", "http": {"method": "GET", "scheme": "https", "host": "api.example.com", "path": "/orders/7"},
+  "grpc": {"service": "shop.Orders", "method": "Get"}},
+"context": {"flag": true}}`)
+	if diff := cmp.Diff(want, documentOf(t, readsAll(t, rego.Config{}), in)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// An action in an application's own words has a target of its own.
+func TestActionDocument(t *testing.T) {
+	t.Parallel()
+	s := compile(t, module(`decision if count(input.target) > 0`), rego.Config{})
+	got := documentOf(t, s, input(func(in *policy.Input) {
+		in.Attributes.Tenant = "acme"
+		in.Attributes.Action = &policy.Action{Name: "orders.refund", ResourceType: "order", ResourceID: "7", Properties: map[string]any{"total": 9}}
+	}))
+	want := fromJSON(t, `{"target": {"tenant": "acme", "action":
+		{"action": "orders.refund", "resource_type": "order", "resource_id": "7", "properties": {"total": 9}}}}`)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The document holds what the policy reads, and nothing else.
+func TestPruned(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`decision := true`:                                                      `{}`,
+		`decision if input.request.method == "GET"`:                             `{"request": {"method": "GET"}}`,
+		`decision if input.principal.claims.team == "x"`:                        `{"principal": {"claims": {"team": "billing"}}}`,
+		`decision if input.attributes.request.http.headers["x-region"] == "eu"`: `{"attributes": {"request": {"http": {"headers": {"x-region": "eu"}}}}}`,
+		`decision if input.peer.id`:                                             `{}`,
+		`decision if input.no.such.field`:                                       `{}`,
+		`decision if is_object(input.principal)`:                                `{"principal": {"kind": "user"}}`,
+	} {
+		s := compile(t, module(text), rego.Config{})
+		if diff := cmp.Diff(fromJSON(t, want), documentOf(t, s, input())); diff != "" {
+			t.Errorf("%s: %s", text, diff)
+		}
+	}
+}
+
+// REGO-14: the canonical path is one; the raw text has other names.
+func TestOnePath(t *testing.T) {
+	t.Parallel()
+	s := compile(t, module(`decision if { input.parsed_path == ["a b", "c"]; input.request.path == "/a b/c"; input.target.http.path == "/a b/c"; input.attributes.request.http.path == "/a%20b/./c" }`), rego.Config{})
+	v := decide(t, s, input(func(in *policy.Input) {
+		in.Attributes.Path, in.Request.Path, in.Request.Segments = "/a%20b/./c", "/a b/c", []string{"a b", "c"}
+	}))
+	if !v.Allow {
+		t.Errorf("%+v", v)
+	}
+}
+
+// REGO-09: no credential is in the document or the key, unless it was asked for;
+// even then the key holds only its digest.
+func TestCredentialsAreHidden(t *testing.T) {
+	t.Parallel()
+	const secret = "s3cr3t-canary"
+	in := input(func(in *policy.Input) {
+		in.Attributes.Headers = nil
+		for _, name := range []string{"authorization", "proxy-authorization", "cookie", "x-api-key", "x-vault-token", "x-legacy-key", "cookie"} {
+			in.Attributes.Headers = append(in.Attributes.Headers, policy.Header{Name: name, Value: secret})
+		}
+		for _, name := range []string{":path", "referer", "x-forwarded-uri"} {
+			in.Attributes.Headers = append(in.Attributes.Headers, policy.Header{Name: name, Value: "/x?a=1&%61pi_key=" + secret + "&b=2"})
+		}
+		in.Route.InsecureQueryCredential = "api_key"
+		in.Attributes.Path, in.Request.Query = "/x?a=1&api_key="+secret+"&b=2", "a=1&api_key="+secret+"&b=2"
+		in.Attributes.Body = []byte(secret) // the key holds its digest; the policy sees it
+	})
+	config := rego.Config{CredentialHeaders: []string{"X-Legacy-Key"}}
+	for _, text := range []string{
+		`decision if count(input) > 0`,
+		`decision if input.attributes.request.http.headers.authorization`,
+		`decision if { some name; input.attributes.request.http.headers[name] }`,
+		`decision if input.attributes.request.http.headers[":path"]`,
+	} {
+		s := compile(t, module(text), config)
+		key, err := rego.KeyOf(s, in)
+		if err != nil || strings.Contains(key, secret) {
+			t.Errorf("%s: the secret is in the key (%v)", text, err)
+		}
+		doc, _ := documentOf(t, s, in).(map[string]any)
+		if a, ok := doc["attributes"].(map[string]any); ok {
+			if http, ok := a["request"].(map[string]any)["http"].(map[string]any); ok {
+				delete(http, "body")
+			}
+		}
+		shown, _ := json.Marshal(doc)
+		if strings.Contains(string(shown), secret) {
+			t.Errorf("%s: the secret is in %s", text, shown)
+		}
+	}
+	config.InsecureExposeCredentials = true
+	for _, header := range []string{`.authorization == "` + secret + `"`, `.cookie == "` + secret + "," + secret + `"`, `["x-legacy-key"]`} {
+		s := compile(t, module(`decision if input.attributes.request.http.headers`+header), config)
+		if !decide(t, s, in).Allow {
+			t.Errorf("headers%s: not shown although it was asked for", header)
+		}
+		if key, _ := rego.KeyOf(s, in); strings.Contains(key, secret) {
+			t.Error("the exposed secret is in the key")
+		}
+	}
+}
+
+// Bodies by their type; what cannot be parsed for good reasons is null.
+func TestBodies(t *testing.T) {
+	t.Parallel()
+	s := compile(t, module(`decision if { input.parsed_body; input.truncated_body }`), rego.Config{})
+	multipart := "--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--B\r\nContent-Disposition: form-data; name=\"j\"\r\nContent-Type: application/json\r\n\r\n{\"x\":2}\r\n--B--\r\n"
+	for _, c := range []struct {
+		kind, body string
+		change     func(*policy.Input)
+		want       string
+	}{
+		{"application/json; charset=utf-8", `[1]`, nil, `{"parsed_body": [1], "truncated_body": false}`},
+		{"application/json", ``, nil, `{"parsed_body": null, "truncated_body": false}`},
+		{"application/x-www-form-urlencoded", `a=1&a=2&b=`, nil, `{"parsed_body": {"a": ["1", "2"], "b": [""]}, "truncated_body": false}`},
+		{"multipart/form-data; boundary=B", multipart, nil, `{"parsed_body": {"a": ["1"], "j": [{"x": 2}]}, "truncated_body": false}`},
+		{"text/plain", `x`, nil, `{"parsed_body": null, "truncated_body": false}`},
+		{"application/json", `{"a":`, func(in *policy.Input) { in.Attributes.BodyTruncated = true }, `{"parsed_body": null, "truncated_body": true}`},
+		{"application/json", `{"a":`, func(in *policy.Input) { in.Attributes.Size = 10 }, `{"parsed_body": null, "truncated_body": true}`},
+		{"application/json", `{"a":`, func(in *policy.Input) {
+			in.Attributes.Headers = append(in.Attributes.Headers, policy.Header{Name: "content-length", Value: "10"})
+		}, `{"parsed_body": null, "truncated_body": true}`},
+	} {
+		in := input(withBody(c.kind, c.body))
+		if c.change != nil {
+			c.change(in)
+		}
+		if diff := cmp.Diff(fromJSON(t, c.want), documentOf(t, s, in)); diff != "" {
+			t.Errorf("%s %q: %s", c.kind, c.body, diff)
+		}
+	}
+	two := input(withBody("application/json", `{}`), withBody("text/plain", `{}`))
+	if v := decide(t, s, two); v.Reason != policy.ReasonRequestInvalid {
+		t.Errorf("two content types: %v", v.Reason)
+	}
+}
+
+// Requests that lack what is optional have no panic in them.
+func TestSparseInput(t *testing.T) {
+	t.Parallel()
+	s := readsAll(t, rego.Config{})
+	if v := decide(t, s, &policy.Input{Attributes: &policy.Attributes{}, Request: &policy.Request{}}); !v.Allow {
+		t.Errorf("%+v", v)
+	}
+	in := input(func(in *policy.Input) { in.Request.ClientIP, in.Attributes.Source = netip.Addr{}, policy.Endpoint{} })
+	if v := decide(t, s, in); !v.Allow {
+		t.Errorf("%+v", v)
+	}
+	var broken *rego.Fault
+	if _, _, err := s.Decide(t.Context(), &policy.Input{}); err == nil {
+		t.Errorf("an input without a request was decided: %v", broken)
+	}
+}

@@ -1,0 +1,110 @@
+package rego
+
+import (
+	"context"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/postern-auth/postern/policy"
+)
+
+// KeyOf returns the cache key of a request.
+func KeyOf(s *Snapshot, in *policy.Input) (string, error) {
+	r := &reader{view: &s.plan.view}
+	s.plan.appendKey(r, in)
+	return string(r.buf), r.err
+}
+
+// DocumentOf returns the input document that the policy is shown.
+func DocumentOf(s *Snapshot, in *policy.Input) (any, error) {
+	r := &reader{view: &s.plan.view}
+	doc := s.plan.document(r, in)
+	if r.err != nil {
+		return nil, r.err
+	}
+	v, err := ast.JSON(doc.Value)
+	return v, err
+}
+
+// Evaluate asks without the cache and without pruning the input.
+func Evaluate(ctx context.Context, s *Snapshot, in *policy.Input) (*policy.Verdict, error) {
+	whole := &Snapshot{
+		Revision: s.Revision, Entrypoint: s.Entrypoint, Analysis: s.Analysis,
+		config: s.config, compiler: s.compiler, prepared: s.prepared, query: s.query, entry: s.entry,
+		store: s.store, builtins: s.builtins, values: s.values, slots: s.slots, now: s.now,
+		plan: newPlan(s.plan.view, []Path{{}}),
+	}
+	v, _, err := whole.evaluate(ctx, in, s.now())
+	return v, err
+}
+
+// Poison puts a wrong verdict into the cache and makes the next hit an audit.
+func Poison(s *Snapshot, in *policy.Input, v *policy.Verdict) {
+	key, _ := KeyOf(s, in)
+	now := s.now()
+	s.cache.put(s.cache.hash([]byte(key)), []byte(key), v, now.UnixNano(), now.UnixNano()+1e9)
+	s.cache.hits.Store(auditEvery - 1)
+}
+
+// BreakBuiltins makes every call of postern.permits panic.
+func BreakBuiltins(s *Snapshot) { s.builtins[permitsDecl.Name].Func = nil }
+
+// OccupySlots takes all places of evaluations.
+func OccupySlots(s *Snapshot) {
+	for range cap(s.slots) {
+		s.slots <- struct{}{}
+	}
+}
+
+// Cache is the decision cache by itself.
+type Cache = cache
+
+// NewCache, Get, Put and Len test it with hashes of the test's choice.
+func NewCache(c CacheConfig) *Cache { return newCache(c) }
+
+// Get looks up.
+func (c *cache) Get(hash uint64, key string, now int64) *policy.Verdict {
+	v, _ := c.get(hash, []byte(key), now)
+	return v
+}
+
+// Put keeps.
+func (c *cache) Put(hash uint64, key string, v *policy.Verdict, now, expires int64) {
+	c.put(hash, []byte(key), v, now, expires)
+}
+
+// Stats counts.
+func (c *cache) Stats() CacheStats { return c.stats() }
+
+// Readings returns what a deny is matched against.
+func Readings(path string) (all []string) {
+	for r := range readings(path) {
+		all = append(all, r)
+	}
+	return all
+}
+
+// DecodeJSON and DecodeYAML are the readers of data and bodies.
+var (
+	DecodeJSON = decodeJSON
+	DecodeYAML = decodeYAML
+)
+
+// PathIndexFirst looks up the first of some patterns.
+func PathIndexFirst(patterns []policy.PathPattern, path string) int {
+	x := &pathIndex{}
+	for i, p := range patterns {
+		x.add(p, i)
+	}
+	return x.first(path, func(int) bool { return true })
+}
+
+// PermitsBuiltin is the declaration and a fresh implementation of
+// postern.permits, for OPA's test runner.
+func PermitsBuiltin() (*ast.Builtin, func(operands []*ast.Term) (*ast.Term, error)) {
+	p := &permits{}
+	return permitsDecl, func(operands []*ast.Term) (out *ast.Term, err error) {
+		err = p.call(topdown.BuiltinContext{}, operands, func(t *ast.Term) error { out = t; return nil })
+		return out, err
+	}
+}

@@ -1,0 +1,336 @@
+package rego_test
+
+import (
+	"context"
+	"io/fs"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	opa "github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/tester"
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/policy/lib"
+	"github.com/postern-auth/postern/policy/rego"
+	"pgregory.net/rapid"
+)
+
+// The Rego tests of policy/lib, in OPA's own runner.
+func TestLibrary(t *testing.T) {
+	modules := map[string]*ast.Module{}
+	err := fs.WalkDir(lib.Modules, ".", func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		text, err := fs.ReadFile(lib.Modules, name)
+		modules[name] = ast.MustParseModule(string(text))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := map[string]any{}
+	for _, table := range lib.Tables {
+		data[table] = map[string]any{}
+	}
+	store := inmem.NewFromObject(data)
+	decl, call := rego.PermitsBuiltin()
+	function := opa.Function2(&opa.Function{Name: decl.Name, Decl: decl.Decl},
+		func(_ opa.BuiltinContext, a, b *ast.Term) (*ast.Term, error) { return call([]*ast.Term{a, b}) })
+	runner := tester.NewRunner().SetStore(store).SetModules(modules).RaiseBuiltinErrors(true).
+		AddCustomBuiltins([]*tester.Builtin{{Decl: decl, Func: function}})
+	txn := storage.NewTransactionOrDie(t.Context(), store)
+	defer store.Abort(context.WithoutCancel(t.Context()), txn)
+	results, err := runner.RunTests(t.Context(), txn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for r := range results {
+		if n++; !r.Pass() {
+			t.Errorf("%s: %s %v", r.Location, r.Name, r.Error)
+		}
+	}
+	if n < 10 {
+		t.Errorf("only %d Rego tests ran", n)
+	}
+}
+
+// shop answers with the sample policy.
+func shop(t *testing.T, method, path string, change func(*policy.Principal)) *policy.Verdict {
+	t.Helper()
+	b, err := rego.LoadFS(lib.Sample, rego.Config{Strict: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := rego.Compile(t.Context(), b, rego.Config{Strict: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return decide(t, s, input(func(in *policy.Input) {
+		in.Principal.Roles = nil
+		change(in.Principal)
+		in.Request.Method, in.Request.Path = method, path
+	}))
+}
+
+// The shop of the documentation: three permissions, one by one or by role.
+// Z-01 Z-02
+func TestShop(t *testing.T) {
+	t.Parallel()
+	calls := map[string][2]string{
+		"products.list":   {"GET", "/products/7"},
+		"products.add":    {"POST", "/products"},
+		"products.delete": {"DELETE", "/products/7"},
+	}
+	may := map[string][]string{
+		"user":  {"products.list"},
+		"admin": {"products.list", "products.add", "products.delete"},
+		"ghost": nil,
+	}
+	for permission, call := range calls {
+		for direct := range calls {
+			v := shop(t, call[0], call[1], func(p *policy.Principal) { p.Permissions = []string{direct} })
+			if v.Allow != (direct == permission) {
+				t.Errorf("%s with permission %s: allow %v", call, direct, v.Allow)
+			}
+		}
+		for role, holds := range may {
+			v := shop(t, call[0], call[1], func(p *policy.Principal) { p.Roles = []string{role} })
+			if v.Allow != slices.Contains(holds, permission) {
+				t.Errorf("%s as %s: allow %v", call, role, v.Allow)
+			}
+		}
+	}
+}
+
+// Z-04: the answer names the permission that was missing, and where it was asked.
+func TestMissingPermissionIsNamed(t *testing.T) {
+	t.Parallel()
+	v := shop(t, "DELETE", "/products/7", func(p *policy.Principal) { p.Roles = []string{"user"} })
+	if v.Allow || v.Reason != policy.ReasonPermission || !slices.Equal(v.MissingPermissions, []string{"products.delete"}) {
+		t.Errorf("%+v", v)
+	}
+	if v.Rule != lib.RBAC || v.Line == 0 {
+		t.Errorf("not explained: %s %s:%d", v.Rule, v.File, v.Line)
+	}
+}
+
+// The cases of the sample policy; the tables need no Rego.
+func TestSample(t *testing.T) {
+	t.Parallel()
+	viewer := func(p *policy.Principal) { p.Roles = []string{"viewer"} }
+	agent := func(p *policy.Principal) { p.Kind = policy.KindAgent }
+	for _, c := range []struct {
+		method, path string
+		as           func(*policy.Principal)
+		allow        bool
+	}{
+		{"GET", "/orders/7", viewer, true},
+		{"DELETE", "/orders/7", viewer, false},
+		{"GET", "/orders/7/items", viewer, false},
+		{"GET", "/orders/7", agent, false},
+		{"GET", "/healthz", agent, true},
+		{"GET", "/elsewhere", viewer, false},
+		{"GET", "/Internal/x", viewer, false},
+	} {
+		if v := shop(t, c.method, c.path, c.as); v.Allow != c.allow {
+			t.Errorf("%s %s: %+v", c.method, c.path, v)
+		}
+	}
+}
+
+// O-02: everything that is missing, in one answer; implied scopes count.
+func TestMissingScopes(t *testing.T) {
+	t.Parallel()
+	s := compile(t, fstest.MapFS{"t.yaml": {Data: []byte(`
+scopes: { admin: [write], write: [read] }
+routes: [ { path: /orders/*, scopes: [read, write, export] } ]`)}}, rego.Config{})
+	for granted, missing := range map[string][]string{
+		"":             {"read", "write", "export", "audit"},
+		"read":         {"write", "export", "audit"},
+		"admin":        {"export", "audit"},
+		"admin export": {"audit"},
+	} {
+		v := decide(t, s, input(func(in *policy.Input) {
+			in.Principal.Scopes = strings.Fields(granted)
+			in.Route.Scopes = []string{"read", "audit"}
+		}))
+		slices.Sort(v.MissingScopes)
+		slices.Sort(missing)
+		if v.Allow || v.Reason != policy.ReasonScope || !slices.Equal(v.MissingScopes, missing) {
+			t.Errorf("granted %q: %+v", granted, v)
+		}
+	}
+}
+
+// Z-06
+func TestAttributeRule(t *testing.T) {
+	t.Parallel()
+	s := compile(t, module(`default decision := false
+decision if input.principal.metadata.team == "billing"`), rego.Config{})
+	for team, allow := range map[any]bool{"billing": true, "Billing": false, "": false, nil: false, 1: false} {
+		v := decide(t, s, input(func(in *policy.Input) { in.Principal.Metadata = map[string]any{"team": team} }))
+		if v.Allow != allow {
+			t.Errorf("team %v: %+v", team, v)
+		}
+	}
+	if decide(t, s, input()).Allow {
+		t.Error("allowed without metadata")
+	}
+}
+
+// Z-03: for any tables, the answer is what the definition says: the union of
+// direct and role permissions, inheritance followed, minus everything denied.
+func TestUnionAndDeny(t *testing.T) {
+	t.Parallel()
+	names := []string{"a", "b", "c", "d"}
+	permissions := []string{"x.read", "x.write", "y.read", "y.write"}
+	patterns := append([]string{"x.*", "y.*", "*"}, permissions...)
+	rapid.Check(t, func(t *rapid.T) {
+		subset := func(of []string, label string) []string {
+			return rapid.SliceOfNDistinct(rapid.SampledFrom(of), 0, 2, rapid.ID[string]).Draw(t, label)
+		}
+		roles, all := map[string]any{}, map[string][3][]string{}
+		for _, name := range names {
+			r := [3][]string{subset(patterns, name+" grants"), subset(names, name+" inherits"), subset(patterns, name+" denies")}
+			all[name] = r
+			roles[name] = map[string]any{"permissions": anys(r[0]), "inherits": anys(r[1]), "deny": anys(r[2])}
+		}
+		caller, direct := subset(names, "roles"), subset(patterns, "direct")
+		wanted := rapid.SampledFrom(permissions).Draw(t, "wanted")
+
+		reached := map[string]bool{}
+		for todo := slices.Clone(caller); len(todo) > 0; todo = todo[1:] {
+			if !reached[todo[0]] {
+				reached[todo[0]] = true
+				todo = append(todo, all[todo[0]][1]...)
+			}
+		}
+		granted, denied := matches(direct, wanted), false
+		for name := range reached {
+			granted = granted || matches(all[name][0], wanted)
+			denied = denied || matches(all[name][2], wanted)
+		}
+		decl, call := rego.PermitsBuiltin()
+		_ = decl
+		out, err := call([]*ast.Term{
+			ast.NewTerm(ast.MustInterfaceToValue(map[string]any{"roles": roles})),
+			ast.NewTerm(ast.MustInterfaceToValue(map[string]any{
+				"roles": anys(caller), "permissions": anys(direct), "required_permission": wanted,
+			})),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		allow := out.Value.(ast.Object).Get(ast.StringTerm("allow")).Equal(ast.BooleanTerm(true))
+		if allow != (granted && !denied) {
+			t.Fatalf("granted %v, denied %v: %s", granted, denied, out)
+		}
+	})
+}
+
+func anys(list []string) []any {
+	all := make([]any, len(list))
+	for i, s := range list {
+		all[i] = s
+	}
+	return all
+}
+
+func matches(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		prefix, star := strings.CutSuffix(p, "*")
+		return p == name || star && strings.HasPrefix(name, prefix)
+	})
+}
+
+// The index finds exactly what the patterns match one by one, first in order.
+func TestPathIndex(t *testing.T) {
+	t.Parallel()
+	step := rapid.SampledFrom([]string{"a", "b", "*", ""})
+	rapid.Check(t, func(t *rapid.T) {
+		var patterns []policy.PathPattern
+		for range rapid.IntRange(0, 6).Draw(t, "n") {
+			text := "/" + strings.Join(rapid.SliceOfN(step, 1, 3).Draw(t, "pattern"), "/") + rapid.SampledFrom([]string{"", "/**"}).Draw(t, "tail")
+			if p, err := policy.ParsePathPattern(text); err == nil {
+				patterns = append(patterns, p)
+			}
+		}
+		path := "/" + strings.Join(rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c", ""}), 1, 4).Draw(t, "path"), "/")
+		want := slices.IndexFunc(patterns, func(p policy.PathPattern) bool { return p.Match(path) })
+		if got := rego.PathIndexFirst(patterns, path); got != want {
+			t.Fatalf("%s in %v: %d, want %d", path, patterns, got, want)
+		}
+	})
+}
+
+// A deny holds under every reading of the path.
+func TestReadings(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{
+		"/admin", "/ADMIN", "/Admin/", "/%61dmin", "/%2561dmin", `/x\..\admin`, "/x/..;/admin", "/admin;a=1", "/x/%2e%2e/admin",
+		"/ａｄｍｉｎ", "/x/．．/admin", "//admin", "/./admin", "/admin%00.png", "/admin%2fx",
+	} {
+		found := slices.ContainsFunc(rego.Readings(path), func(r string) bool { return r == "/admin" || strings.HasPrefix(r, "/admin/") })
+		if !found {
+			t.Errorf("%q is never read as /admin: %q", path, rego.Readings(path))
+		}
+	}
+	if r := rego.Readings("/orders/7"); len(r) != 1 {
+		t.Errorf("a plain path has one reading, not %q", r)
+	}
+}
+
+// Mistakes in the tables are found at load, all of them, by their place.
+func TestTablesAreChecked(t *testing.T) {
+	t.Parallel()
+	b, err := rego.LoadFS(fstest.MapFS{"t.yaml": {Data: []byte(`
+permissions: [a.read]
+roles:
+  r: { permissions: [a.raed], inherit: [s] }
+  s: [ "a*" ]
+  u: { inherits: [nobody] }
+routes:
+  - { path: /x }
+  - { path: no-slash, permission: a.read }
+  - { permission: a.read, public: true, path: /y }
+deny: [ { path: /a/**/b } ]
+scopes: { admin: read }`)}}, rego.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = rego.Compile(t.Context(), b, rego.Config{})
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{
+		`data.roles.r.permissions[0]: "a.raed" is not listed`,
+		`data.roles.r: has no "inherit"`,
+		`data.roles.s[0]: "*" in a permission`,
+		`a role inherits from "nobody", which is no role`,
+		`data.routes[0]: needs a permission or scopes`,
+		`data.routes[1]: "no-slash": a path pattern starts with "/"`,
+		`data.routes[2]: needs a permission or scopes, or public: true, and not both`,
+		`data.deny[0]: "/a/**/b"`,
+		`data.scopes.admin: is a list`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in:\n%v", want, err)
+		}
+	}
+}
+
+// Users' own Rego may keep data of the same names in another shape.
+func TestTablesOfOtherShape(t *testing.T) {
+	t.Parallel()
+	fsys := module(`decision if "GET" in data.roles[input.principal.roles[0]].methods`)
+	fsys["roles.json"] = &fstest.MapFile{Data: []byte(`{"roles": {"viewer": {"methods": ["GET"]}}, "deny": 7}`)}
+	if v := decide(t, compile(t, fsys, rego.Config{}), input()); !v.Allow {
+		t.Errorf("%+v", v)
+	}
+}

@@ -1,0 +1,289 @@
+package rego
+
+import (
+	"bytes"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/postern-auth/postern/policy"
+)
+
+// headers are the header fields as an object, values of one name joined by ","
+// in their order (RFC 9110 section 5.3), without those that carry credentials.
+type headers policy.Input
+
+func (h *headers) tag() byte { return tagObject }
+
+func (h *headers) appendKey(r *reader) {
+	// Marked one by one instead of counted first, because some are hidden.
+	for i := range h.Attributes.Headers {
+		if name := h.Attributes.Headers[i].Name; !r.view.hidden[name] {
+			r.appendText(tagText, name)
+			h.appendValue(r, name, h.Attributes.Headers[i].Value)
+		}
+	}
+	r.appendTag(tagAbsent)
+}
+
+func (h *headers) appendValue(r *reader, name, value string) {
+	if r.view.secret[name] {
+		r.appendDigest([]byte(value))
+		return
+	}
+	r.appendText(tagText, h.visible(name, value))
+}
+
+func (h *headers) at(r *reader, name string) value {
+	if r.view.hidden[name] {
+		return value{}
+	}
+	first, n := h.Attributes.Headers.Get(name)
+	if n == 0 {
+		return value{}
+	}
+	v := text(h.visible(name, first))
+	if n > 1 {
+		v.text = h.joined(name)
+	}
+	if r.view.secret[name] {
+		v.kind = kindSecret
+	}
+	return v
+}
+
+func (h *headers) joined(name string) string {
+	var values []string
+	for _, f := range h.Attributes.Headers {
+		if f.Name == name {
+			values = append(values, h.visible(name, f.Value))
+		}
+	}
+	return strings.Join(values, ",")
+}
+
+// visible cuts a credential out of the fields that repeat the request target.
+func (h *headers) visible(name, value string) string {
+	switch name {
+	case ":path", "referer", "x-envoy-original-path", "x-forwarded-uri", "x-original-uri", "x-original-url":
+		return withoutCredential((*policy.Input)(h), value)
+	}
+	return value
+}
+
+func (h *headers) term(r *reader) *ast.Term {
+	items := make([][2]*ast.Term, 0, len(h.Attributes.Headers))
+	seen := make(map[string]int, len(h.Attributes.Headers))
+	for _, f := range h.Attributes.Headers {
+		if r.view.hidden[f.Name] {
+			continue
+		}
+		value := h.visible(f.Name, f.Value)
+		if i, again := seen[f.Name]; again {
+			before := string(items[i][1].Value.(ast.String))
+			items[i][1] = r.textTerm(before + "," + value)
+			continue
+		}
+		seen[f.Name] = len(items)
+		items = append(items, ast.Item(r.textTerm(f.Name), r.textTerm(value)))
+	}
+	return ast.ObjectTerm(items...)
+}
+
+// segments are the parts of the canonical path; [""] for "/".
+type segments policy.Request
+
+func (s *segments) tag() byte                { return tagArray }
+func (s *segments) appendKey(r *reader)      { r.appendText(tagText, s.Path) }
+func (s *segments) split() []string          { return strings.Split(strings.TrimPrefix(s.Path, "/"), "/") }
+func (s *segments) term(r *reader) *ast.Term { return r.listTerm(s.split()) }
+
+func (s *segments) at(_ *reader, step string) value {
+	i, ok := position(step, 1+strings.Count(s.Path, "/"))
+	if !ok {
+		return value{}
+	}
+	rest, found := strings.TrimPrefix(s.Path, "/"), true
+	var part string
+	for ; i >= 0; i-- {
+		if !found {
+			return value{}
+		}
+		part, rest, found = strings.Cut(rest, "/")
+	}
+	return text(part)
+}
+
+// query is the query as an object of lists. One that url.ParseQuery cannot read
+// is refused: whoever skips the part that is broken reads another query than the
+// upstream.
+type query policy.Input
+
+func (q *query) tag() byte                { return tagObject }
+func (q *query) raw() string              { return withoutCredential((*policy.Input)(q), q.Request.Query) }
+func (q *query) appendKey(r *reader)      { r.appendText(tagText, q.raw()) }
+func (q *query) at(*reader, string) value { return specially(q) }
+func (q *query) term(r *reader) *ast.Term { return formTerm(r, q.raw()) }
+
+func formTerm(r *reader, form string) *ast.Term {
+	values, err := url.ParseQuery(form)
+	if err != nil {
+		r.fail(errUnreadable)
+	}
+	return objectTerm(r, values, r.listTerm)
+}
+
+func unescaped(s string) string {
+	if u, err := url.QueryUnescape(s); err == nil {
+		return u
+	}
+	return s
+}
+
+// actors are those who act for the principal.
+type actors policy.Principal
+
+func (a *actors) tag() byte { return tagArray }
+
+func (a *actors) appendKey(r *reader) {
+	r.appendCount(tagArray, len(a.Actors))
+	for i := range a.Actors {
+		r.appendText(tagText, a.Actors[i].ID)
+		r.appendText(tagText, string(a.Actors[i].Kind))
+	}
+}
+
+func (a *actors) at(*reader, string) value { return specially(a) }
+
+func (a *actors) term(r *reader) *ast.Term {
+	terms := make([]*ast.Term, len(a.Actors))
+	for i, actor := range a.Actors {
+		terms[i] = ast.ObjectTerm(
+			ast.Item(ast.InternedTerm("id"), r.textTerm(actor.ID)),
+			ast.Item(ast.InternedTerm("kind"), r.textTerm(string(actor.Kind))),
+		)
+	}
+	return ast.NewTerm(ast.NewArray(terms...))
+}
+
+// rawBody is the body as text; absent if none was forwarded. Bodies may hold
+// passwords, so that keys hold their digest.
+type rawBody policy.Attributes
+
+func (b *rawBody) tag() byte {
+	if len(b.Body) == 0 {
+		return tagAbsent
+	}
+	return tagText
+}
+
+func (b *rawBody) appendKey(r *reader) {
+	if len(b.Body) > r.view.maxValue {
+		r.fail(errTooLarge)
+	}
+	r.appendDigest(b.Body)
+}
+
+func (b *rawBody) at(*reader, string) value { return value{} }
+
+func (b *rawBody) term(r *reader) *ast.Term {
+	if len(b.Body) == 0 {
+		return nil
+	}
+	return r.textTerm(string(b.Body))
+}
+
+// body is the body as its content type says: JSON, a form or a form of parts;
+// null for everything else, for none, and for a part of one.
+type body policy.Attributes
+
+// maxBody bounds the body that is parsed for a policy.
+const maxBody = 1 << 20
+
+func (b *body) tag() byte                { return tagUnknown }
+func (b *body) at(*reader, string) value { return specially(b) }
+
+func (b *body) appendKey(r *reader) {
+	if len(b.Body) > maxBody {
+		r.fail(errTooLarge)
+	}
+	r.appendKey(boolean(isTruncated((*policy.Attributes)(b))))
+	kind, n := b.Headers.Get("content-type")
+	r.appendInt(int64(n))
+	r.appendText(tagText, kind)
+	r.appendDigest(b.Body)
+}
+
+func (b *body) term(r *reader) *ast.Term {
+	kind, n := b.Headers.Get("content-type")
+	switch {
+	case len(b.Body) > maxBody:
+		r.fail(errTooLarge)
+	case n > 1:
+		r.fail(errUnreadable)
+	case len(b.Body) == 0 || isTruncated((*policy.Attributes)(b)):
+	case strings.Contains(kind, "application/json"):
+		v, err := decodeJSON(b.Body, maxDocumentDepth)
+		if err != nil {
+			r.fail(errUnreadable)
+		}
+		return r.treeTerm(v, maxDocumentDepth+1)
+	case strings.Contains(kind, "application/x-www-form-urlencoded"):
+		return formTerm(r, string(b.Body))
+	case strings.Contains(kind, "multipart/form-data"):
+		return b.parts(r, kind)
+	}
+	return ast.NullTerm()
+}
+
+// parts reads multipart/form-data (RFC 7578) as an object of lists; parts that
+// are JSON are read as such.
+func (b *body) parts(r *reader, kind string) *ast.Term {
+	_, params, err := mime.ParseMediaType(kind)
+	if err != nil || params["boundary"] == "" {
+		r.fail(errUnreadable)
+		return ast.NullTerm()
+	}
+	form := map[string]any{}
+	for parts := multipart.NewReader(bytes.NewReader(b.Body), params["boundary"]); ; {
+		part, err := parts.NextPart()
+		if err == io.EOF {
+			return r.treeTerm(form, maxDocumentDepth+1)
+		}
+		if err != nil {
+			r.fail(errUnreadable)
+			return ast.NullTerm()
+		}
+		v, err := readPart(part)
+		if err != nil {
+			r.fail(errUnreadable)
+		}
+		if name := part.FormName(); name != "" {
+			values, _ := form[name].([]any)
+			form[name] = append(values, v)
+		}
+	}
+}
+
+func readPart(part *multipart.Part) (any, error) {
+	content, err := io.ReadAll(part) // no longer than the body
+	if err != nil || !strings.Contains(part.Header.Get("Content-Type"), "application/json") {
+		return string(content), err
+	}
+	return decodeJSON(content, maxDocumentDepth-2)
+}
+
+// isTruncated reports that the body is known to be longer than what was
+// forwarded of it.
+func isTruncated(a *policy.Attributes) bool {
+	if a.BodyTruncated || len(a.Body) == 0 {
+		return a.BodyTruncated
+	}
+	declared, _ := a.Headers.Get("content-length")
+	n, err := strconv.ParseInt(declared, 10, 64)
+	return a.Size > int64(len(a.Body)) || err == nil && n > int64(len(a.Body))
+}

@@ -1,0 +1,6 @@
+package test
+
+n := count(x) if { x := input.list }
+
+# ----
+# reads input.list

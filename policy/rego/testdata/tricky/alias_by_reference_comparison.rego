@@ -1,0 +1,7 @@
+package test
+
+r if { x := input.a; y := input.b; x == y }
+
+# ----
+# reads input.a
+# reads input.b

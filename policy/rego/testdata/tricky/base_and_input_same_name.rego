@@ -1,0 +1,6 @@
+package test
+
+input_like := data.input.a
+r := input_like
+
+# ----

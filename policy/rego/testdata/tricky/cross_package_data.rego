@@ -1,0 +1,6 @@
+package test
+
+r := data.other[input.k]
+
+# ----
+# reads input.k

@@ -1,0 +1,7 @@
+package test
+
+g(1) := 2
+allow if { y := g(1); y == input.b }
+
+# ----
+# reads input.b

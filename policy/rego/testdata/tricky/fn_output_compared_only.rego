@@ -1,0 +1,7 @@
+package test
+
+g(1) := 2
+allow if { input.b == g(1) }
+
+# ----
+# reads input.b

@@ -1,0 +1,6 @@
+package test
+
+r := object.get(input.a, [], "none")
+
+# ----
+# reads input.a

@@ -1,0 +1,7 @@
+package test
+
+f({"b": x}) := 1
+r := f(input.a)
+
+# ----
+# reads input.a

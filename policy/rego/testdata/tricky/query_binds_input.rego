@@ -1,0 +1,5 @@
+# query x = input.a; y = x.b
+package test
+
+# ----
+# reads input.a

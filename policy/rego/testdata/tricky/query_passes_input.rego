@@ -1,0 +1,7 @@
+# query data.test.f(input.a, y)
+package test
+
+f(x) := x.b
+
+# ----
+# reads input.a

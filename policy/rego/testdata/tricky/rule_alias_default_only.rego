@@ -1,0 +1,8 @@
+package test
+
+default http := {"method": "GET"}
+http := input.a
+allow if http.method == "GET"
+
+# ----
+# reads input.a

@@ -1,0 +1,5 @@
+package test
+
+r := data.test.sub
+
+# ----

@@ -1,0 +1,179 @@
+package admin
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
+	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/audit"
+	"github.com/postern-auth/postern/server/door"
+)
+
+// Decisions serves the decisions that the ring remembers.
+type Decisions struct {
+	adminv1.UnimplementedDecisionServiceServer
+	Ring *audit.Ring
+}
+
+const (
+	defaultPage = 50
+	maxPage     = 1000
+)
+
+// GetDecision returns a decision and its phases.
+func (s *Decisions) GetDecision(_ context.Context, req *adminv1.GetDecisionRequest) (*adminv1.GetDecisionResponse, error) {
+	if req.GetDecisionId() == "" {
+		return nil, status.Error(codes.InvalidArgument, "decision_id is required")
+	}
+	r, ok := s.Ring.Find(req.GetDecisionId())
+	if !ok {
+		return nil, status.Error(codes.NotFound, "this replica does not remember that decision: it may be too old, or another replica made it")
+	}
+	return &adminv1.GetDecisionResponse{Record: record(&r), Steps: steps(&r)}, nil
+}
+
+// ListDecisions lists recent decisions, newest first. The page token is the
+// number of matching decisions to skip: the ring moves on while a reader pages,
+// so a decision may show up twice, but none is left out.
+func (s *Decisions) ListDecisions(_ context.Context, req *adminv1.ListDecisionsRequest) (*adminv1.ListDecisionsResponse, error) {
+	size := int(req.GetPageSize())
+	switch {
+	case size < 0:
+		return nil, status.Error(codes.InvalidArgument, "page_size must not be negative")
+	case size == 0:
+		size = defaultPage
+	}
+	size = min(size, maxPage)
+	skip := 0
+	if token := req.GetPageToken(); token != "" {
+		n, err := strconv.Atoi(token)
+		if err != nil || n < 0 || n > 1<<20 {
+			return nil, status.Error(codes.InvalidArgument, "page_token is not one that this service gave")
+		}
+		skip = n
+	}
+	records := s.Ring.Last(skip+size+1, matcher(req.GetFilter()))
+	res := &adminv1.ListDecisionsResponse{}
+	records = records[min(skip, len(records)):]
+	if len(records) > size {
+		records = records[:size]
+		res.NextPageToken = strconv.Itoa(skip + size)
+	}
+	for i := range records {
+		res.Decisions = append(res.Decisions, record(&records[i]))
+	}
+	return res, nil
+}
+
+func matcher(f *adminv1.DecisionFilter) func(*policy.Decision) bool {
+	return func(d *policy.Decision) bool {
+		p := d.Principal
+		if p == nil {
+			p = &policy.Principal{}
+		}
+		return (f.GetAllowed() == d.Allowed || f == nil || f.Allowed == nil) &&
+			(len(f.GetReasons()) == 0 || slices.Contains(f.GetReasons(), posternv1.Reason(d.Reason))) &&
+			(f.GetTenant() == "" || f.GetTenant() == p.Tenant) &&
+			(f.GetPrincipalId() == "" || f.GetPrincipalId() == p.ID)
+	}
+}
+
+func record(r *audit.Record) *adminv1.DecisionRecord {
+	d := &r.Decision
+	out := &adminv1.DecisionRecord{
+		Time:            timestamppb.New(r.Time),
+		Decision:        door.DecisionProto(d),
+		Principal:       door.PrincipalProto(d.Principal),
+		Latency:         durationpb.New(r.Latency),
+		Cached:          d.Cached,
+		Door:            r.Door,
+		Caller:          r.Caller,
+		RequestId:       r.RequestID,
+		Method:          r.Method,
+		Host:            r.Host,
+		Path:            r.Path,
+		CredentialPlace: r.Found,
+		Phase:           d.Phase.String(),
+		Detail:          d.Detail,
+	}
+	if r.ClientIP.IsValid() {
+		out.ClientIp = r.ClientIP.String()
+	}
+	if d.Route != nil {
+		out.Route = d.Route.Name
+	}
+	return out
+}
+
+// steps tells the story of a decision, phase by phase.
+func steps(r *audit.Record) []*adminv1.Step {
+	var all []*adminv1.Step
+	for phase := policy.PhaseRead; phase <= policy.PhaseRecord; phase++ {
+		s := &adminv1.Step{Phase: phase.String()}
+		switch d := &r.Decision; {
+		case phase < d.Phase || d.Allowed:
+			s.Outcome, s.Message = adminv1.StepOutcome_STEP_OUTCOME_PASSED, passed(r, phase)
+		case phase == d.Phase:
+			s.Outcome, s.Message = adminv1.StepOutcome_STEP_OUTCOME_FAILED, failed(d)
+		case phase == policy.PhaseRecord:
+			s.Outcome = adminv1.StepOutcome_STEP_OUTCOME_PASSED
+		default:
+			s.Outcome = adminv1.StepOutcome_STEP_OUTCOME_SKIPPED
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+func passed(r *audit.Record, phase policy.Phase) string {
+	d := &r.Decision
+	switch phase {
+	case policy.PhaseRead:
+		return strings.TrimSpace(r.Method + " " + r.Host + r.Path)
+	case policy.PhaseFind:
+		if r.Found == "" {
+			return "no credential; the route takes anonymous callers"
+		}
+		return "credential in " + r.Found
+	case policy.PhaseProve:
+		if p := d.Principal; p != nil {
+			return strings.TrimSpace(string(p.Kind)+" "+strconv.Quote(p.ID)) + " by " + string(p.Method)
+		}
+	case policy.PhaseHold:
+		if d.Route != nil && d.Route.Name != "" {
+			return "route " + d.Route.Name
+		}
+	case policy.PhaseDecide:
+		if d.Cached {
+			return "policy " + d.Revision + ", from the decision cache"
+		}
+		return "policy " + d.Revision
+	}
+	return ""
+}
+
+func failed(d *policy.Decision) string {
+	parts := []string{d.Reason.String()}
+	if d.Detail != "" {
+		parts = append(parts, d.Detail)
+	}
+	if len(d.MissingScopes) > 0 {
+		parts = append(parts, "missing scopes: "+strings.Join(d.MissingScopes, " "))
+	}
+	if len(d.MissingPermissions) > 0 {
+		parts = append(parts, "missing permissions: "+strings.Join(d.MissingPermissions, " "))
+	}
+	if v := d.Verdict; v != nil && v.File != "" {
+		parts = append(parts, v.Rule+" at "+v.File+":"+strconv.Itoa(v.Line))
+	}
+	return strings.Join(parts, "; ")
+}

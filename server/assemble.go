@@ -1,0 +1,393 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/policy/rego"
+	"github.com/postern-auth/postern/server/audit"
+	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/authn/apikey"
+	"github.com/postern-auth/postern/server/authn/jwt"
+	"github.com/postern-auth/postern/server/canonical"
+	"github.com/postern-auth/postern/server/check"
+	"github.com/postern-auth/postern/server/jose"
+)
+
+// parts are everything that one configuration makes. A reload assembles the next
+// parts aside, taking over what did not change, and swaps them whole.
+type parts struct {
+	cfg     *Config
+	checker *check.Checker
+	keys    *apikey.Authenticator
+	sources map[string]*jose.Source // by issuer
+	proven  *authn.Cached           // proofs of tokens
+	policy  *policySource
+}
+
+// surroundings are what outlives a configuration.
+type surroundings struct {
+	recorder audit.Recorder
+	log      *slog.Logger
+	now      func() time.Time
+}
+
+// assemble is the one place that names every concrete type: a new kind of
+// credential is one package and one line in the chain below. On an error the
+// previous parts stay as they are.
+func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (_ *parts, err error) {
+	if prev == nil {
+		prev = &parts{cfg: &Config{}}
+	}
+	p := &parts{cfg: cfg, sources: map[string]*jose.Source{}}
+	defer func() {
+		if err != nil {
+			p.closeUnlessIn(prev)
+		}
+	}()
+	if p.keys, err = assembleKeys(cfg, prev, env); err != nil {
+		return nil, err
+	}
+	tokens, err := p.assembleTokens(cfg, prev, env)
+	if err != nil {
+		return nil, err
+	}
+	if p.policy, err = assemblePolicy(ctx, cfg, prev, env); err != nil {
+		return nil, err
+	}
+	requests := cfg.Request
+	requests.CredentialHeaders = credentialHeaders(cfg.Credentials)
+	requests.IdentityHeaders = append(slices.Clone(requests.IdentityHeaders), identityNames(cfg.Upstream.Headers)...)
+	if len(cfg.Request.IdentityHeaders) == 0 {
+		requests.IdentityHeaders = append(requests.IdentityHeaders, "x-auth-*")
+	}
+	reader, err := canonical.New(requests)
+	if err != nil {
+		return nil, fmt.Errorf("request: %w", err)
+	}
+	chain := authn.Chain{
+		{Method: policy.MethodAPIKey, Authenticator: p.keys},
+		{Method: policy.MethodPAT, Authenticator: p.keys},
+	}
+	for _, method := range tokenMethods(cfg.Issuers) {
+		chain = append(chain, authn.Link{Method: method, Authenticator: only{method, tokens}})
+	}
+	rules := extractionRules(cfg.Credentials)
+	identity, decisionHeader := identityHeaders(cfg.Upstream.Headers)
+	p.checker = check.New(check.Config{
+		Reader:            reader,
+		Extractor:         authn.NewExtractor(rules),
+		Authenticator:     chain,
+		Decider:           p.policy,
+		Revocations:       p.keys,
+		Recorder:          env.recorder,
+		Trust:             trust(cfg.Callers),
+		Routes:            routes(cfg.Routes),
+		Rules:             rules,
+		Realm:             cfg.Realm,
+		Identity:          identity,
+		DecisionHeader:    decisionHeader,
+		KeepCredential:    cfg.Upstream.InsecureKeepCredential,
+		InsecurePlaintext: cfg.Plaintext.InsecureAccept,
+		Quarantine:        quarantine(cfg, p.keys, env.log),
+		Logger:            env.log,
+		Now:               env.now,
+	})
+	return p, nil
+}
+
+// assembleKeys keeps the key index if nothing about it changed.
+func assembleKeys(cfg *Config, prev *parts, env surroundings) (*apikey.Authenticator, error) {
+	if prev.keys != nil && reflect.DeepEqual(cfg.APIKeys, prev.cfg.APIKeys) {
+		return prev.keys, nil
+	}
+	return apikey.New(cfg.APIKeys, apikey.Deps{Now: env.now})
+}
+
+// assembleTokens makes the authenticator of JWTs with its cache. A source of keys
+// whose issuer did not change starts with the keys that it had.
+func (p *parts) assembleTokens(cfg *Config, prev *parts, env surroundings) (*authn.Cached, error) {
+	if prev.proven != nil && reflect.DeepEqual(cfg.Issuers, prev.cfg.Issuers) && cfg.Cache == prev.cfg.Cache {
+		p.sources, p.proven = prev.sources, prev.proven
+		return p.proven, nil
+	}
+	keys := map[string]jose.Keys{}
+	configs := make([]jwt.Config, len(cfg.Issuers))
+	for i, issuer := range cfg.Issuers {
+		configs[i] = issuer.Config
+		if issuer.UsesSecret() {
+			continue
+		}
+		source := issuer.Keys
+		source.Issuer = issuer.URL
+		source.URL, source.File = cmp.Or(source.URL, issuer.JWKS), cmp.Or(source.File, issuer.JWKSFile)
+		s, err := jose.NewSource(source, jose.WithClock(env.now), jose.Inherit(prev.sources[issuer.URL]), jose.OnFetch(logFetch(env.log)))
+		if err != nil {
+			return nil, fmt.Errorf("issuer %s: %w", issuer.URL, err)
+		}
+		p.sources[issuer.URL], keys[issuer.URL] = s, s
+	}
+	tokens, err := jwt.New(configs, jwt.Dependencies{Keys: keys, Now: env.now})
+	if err != nil {
+		return nil, err
+	}
+	p.proven = authn.NewCached(tokensOf{tokens, p.sources}, authn.CacheConfig{
+		Size: cfg.Cache.Credentials.Size, MaxTTL: cfg.Cache.Credentials.MaxTTL,
+		NegativeSize: cfg.Cache.Negative.Size, NegativeTTL: cfg.Cache.Negative.TTL,
+		Timeout: cfg.Limits.Deadline, Now: env.now,
+	})
+	return p.proven, nil
+}
+
+// tokensOf adds to the authenticator of tokens the epoch of its keys: when an
+// issuer changes them, proofs by the old ones are not used any more.
+type tokensOf struct {
+	*jwt.Authenticator
+	sources map[string]*jose.Source
+}
+
+// Epoch implements authn.Epoch. Every source's own number only grows, so their
+// sum changes with each of them.
+func (t tokensOf) Epoch() uint64 {
+	var sum uint64
+	for _, s := range t.sources {
+		sum += s.Epoch()
+	}
+	return sum
+}
+
+func logFetch(log *slog.Logger) func(jose.Event) {
+	return func(e jose.Event) {
+		switch {
+		case e.Err != nil:
+			log.Warn("an issuer's keys could not be fetched", "source", e.Source, "error", e.Err)
+		case e.Changed:
+			log.Info("an issuer's keys changed", "source", e.Source, "keys", e.Keys)
+		}
+	}
+}
+
+// closeUnlessIn ends what the parts do not share with others.
+func (p *parts) closeUnlessIn(other *parts) {
+	for issuer, s := range p.sources {
+		if other == nil || other.sources[issuer] != s {
+			_ = s.Close()
+		}
+	}
+}
+
+// only keeps an authenticator to one method of several that it proves.
+type only struct {
+	method policy.Method
+	next   authn.Authenticator
+}
+
+// Authenticate disowns proofs of other methods.
+func (o only) Authenticate(ctx context.Context, c *authn.Credential) (*authn.Proof, error) {
+	proof, err := o.next.Authenticate(ctx, c)
+	if err == nil && proof.Principal.Method != o.method {
+		return nil, authn.ErrNotMine
+	}
+	return proof, err
+}
+
+func tokenMethods(issuers []Issuer) []policy.Method {
+	var all []policy.Method
+	for i := range issuers {
+		if m := issuers[i].method(); !slices.Contains(all, m) {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+func extractionRules(credentials []CredentialRule) []authn.Rule {
+	rules := make([]authn.Rule, len(credentials))
+	for i, c := range credentials {
+		rules[i] = authn.Rule{From: c.From, Uses: c.Use}
+	}
+	return rules
+}
+
+func credentialHeaders(credentials []CredentialRule) []string {
+	var names []string
+	for _, c := range credentials {
+		if h := c.From.Header(); h != "" && !slices.Contains(names, h) {
+			names = append(names, h)
+		}
+	}
+	return names
+}
+
+// keyHeaders are the header fields that hold nothing but API keys.
+func keyHeaders(credentials []CredentialRule) []string {
+	var names []string
+	for _, c := range credentials {
+		if h := c.From.Header(); h != "" && h != "authorization" && slices.Equal(c.Use, []policy.Method{policy.MethodAPIKey}) {
+			names = append(names, h)
+		}
+	}
+	return names
+}
+
+func routes(list []Route) []policy.Route {
+	out := make([]policy.Route, len(list))
+	for i := range list {
+		out[i] = list[i].Policy()
+	}
+	return out
+}
+
+func trust(callers []Caller) map[string]check.Trust {
+	all := map[string]check.Trust{}
+	for _, c := range callers {
+		all[c.Name] = check.Trust{
+			SourcePrincipal: slices.Contains(c.Trust, TrustSourcePrincipal),
+			Extensions:      slices.Contains(c.Trust, TrustContextExtensions),
+		}
+	}
+	return all
+}
+
+func quarantine(cfg *Config, keys *apikey.Authenticator, log *slog.Logger) func(*policy.Principal) {
+	return func(p *policy.Principal) {
+		done := cfg.Plaintext.Quarantine && keys.Quarantine(p.CredentialID)
+		log.Warn("a good credential was sent over plaintext: somebody may have read it",
+			"event", "credential_over_plaintext", "credential", p.CredentialID, "method", p.Method, "quarantined", done)
+	}
+}
+
+func identityNames(headers map[string]Attribute) []string {
+	var names []string
+	for name := range headers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// identityHeaders makes the configured header fields, in the order of their
+// names, and the one that holds the decision's id.
+func identityHeaders(headers map[string]Attribute) (fields []check.IdentityHeader, decision string) {
+	for _, name := range identityNames(headers) {
+		if headers[name] == AttributeDecision {
+			decision = name
+			continue
+		}
+		fields = append(fields, check.IdentityHeader{Name: name, Value: attributeOf(headers[name])})
+	}
+	return fields, decision
+}
+
+// attributeOf reads an attribute as a field value. The items of a list are
+// separated by commas; a comma inside one is escaped like what cannot stand in a
+// field at all.
+func attributeOf(a Attribute) func(*policy.Principal) string {
+	text := func(get func(*policy.Principal) string) func(*policy.Principal) string {
+		return func(p *policy.Principal) string { return check.FieldValue(get(p), "") }
+	}
+	list := func(get func(*policy.Principal) []string) func(*policy.Principal) string {
+		return func(p *policy.Principal) string {
+			items := slices.Clone(get(p))
+			for i := range items {
+				items[i] = check.FieldValue(items[i], ",")
+			}
+			return strings.Join(items, ",")
+		}
+	}
+	switch a {
+	case AttributeID:
+		return text(func(p *policy.Principal) string { return p.ID })
+	case AttributeKind:
+		return text(func(p *policy.Principal) string { return string(p.Kind) })
+	case AttributeTenant:
+		return text(func(p *policy.Principal) string { return p.Tenant })
+	case AttributeIssuer:
+		return text(func(p *policy.Principal) string { return p.Issuer })
+	case AttributeMethod:
+		return text(func(p *policy.Principal) string { return string(p.Method) })
+	case AttributeCredential:
+		return text(func(p *policy.Principal) string { return p.CredentialID })
+	case AttributeAssurance:
+		return text(func(p *policy.Principal) string { return strconv.Itoa(p.Assurance) })
+	case AttributeRoles:
+		return list(func(p *policy.Principal) []string { return p.Roles })
+	case AttributeScopes:
+		return list(func(p *policy.Principal) []string { return p.Scopes })
+	case AttributePermissions:
+		return list(func(p *policy.Principal) []string { return p.Permissions })
+	}
+	return func(*policy.Principal) string { return "" }
+}
+
+// policySource is the policy of one configuration: the engine, and what became
+// of the last attempt to load it.
+type policySource struct {
+	rego.Engine
+	cfg  rego.Config
+	env  surroundings
+	last lastLoad
+}
+
+// assemblePolicy keeps the engine if its configuration did not change; whether
+// the files did is for reload to find out.
+func assemblePolicy(ctx context.Context, cfg *Config, prev *parts, env surroundings) (*policySource, error) {
+	own := cfg.Policy
+	own.CredentialHeaders = append(slices.Clone(own.CredentialHeaders), credentialHeaders(cfg.Credentials)...)
+	if prev.policy != nil && reflect.DeepEqual(own, prev.policy.cfg) {
+		return prev.policy, nil
+	}
+	s := &policySource{cfg: own, env: env}
+	if own.Path == "" {
+		return s, nil
+	}
+	_, err := s.reload(ctx)
+	if err != nil && (prev.policy == nil || prev.policy.Snapshot() == nil) && errors.Is(err, rego.ErrNoPolicy) {
+		return s, nil // start without one: not ready, and everything is denied, until there is one
+	}
+	return s, err
+}
+
+// Revision is the revision in force, or "".
+func (s *policySource) Revision() string {
+	if p := s.Snapshot(); p != nil {
+		return p.Revision
+	}
+	return ""
+}
+
+// reload loads the directory and puts it in force if it changed and compiles. On
+// an error the policy in force stays.
+func (s *policySource) reload(ctx context.Context) (changed bool, err error) {
+	defer func() { s.last.note(err, s.env.now()) }()
+	if s.cfg.Path == "" {
+		return false, nil
+	}
+	bundle, err := rego.Load(s.cfg.Path, s.cfg)
+	if err != nil {
+		return false, err
+	}
+	if bundle.Revision == s.Revision() {
+		return false, nil
+	}
+	next, err := rego.Compile(ctx, bundle, s.cfg, rego.WithClock(s.env.now), rego.WithAlarm(func(m rego.Mismatch) {
+		s.env.log.Error("a cached decision was wrong; the decision cache is off until the next policy", "revision", m.Revision)
+	}))
+	if err != nil {
+		return false, err
+	}
+	for _, w := range next.Warnings {
+		s.env.log.Warn("policy", "warning", w.String())
+	}
+	s.Activate(next)
+	return true, nil
+}

@@ -1,0 +1,405 @@
+package apikey
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/strictyaml"
+)
+
+// Config is the block `api_keys`.
+type Config struct {
+	// Prefix starts every key and says whose it is: at most 16 lower-case letters
+	// and digits, a letter first. Default: pst. Changing it makes all keys that
+	// were minted before unknown.
+	Prefix string `yaml:"prefix"`
+	// Pepper is the server's own secret in every digest: at least 32 random bytes,
+	// for example from `openssl rand -hex 32`, as ${file:…} or ${env:…}. It is
+	// version 1. Without it no key can be minted or verified, only imported ones.
+	Pepper policy.Secret `yaml:"pepper"`
+	// Peppers replaces Pepper where the secret has been changed: all versions
+	// whose digests are still in the keys file. The first mints.
+	Peppers []Pepper `yaml:"peppers"`
+	// File is the keys file. It holds no secret, and is read again when it
+	// changes; replace it by renaming, so that no half of it is ever read.
+	// Without it there are no keys.
+	File strictyaml.Path `yaml:"file"`
+	// MaxFileSize is how large that file may be. Reading it needs about 25 times
+	// as much memory for a moment. Default: 32MiB, which is 100,000 keys.
+	MaxFileSize strictyaml.Size `yaml:"max_file_size"`
+	// MaxAge is how long after its creation a key may live. Default: 2160h, which
+	// is 90 days. A key can set its own.
+	MaxAge time.Duration `yaml:"max_age"`
+	// RefuseImported refuses keys of foreign formats. Their digests are made
+	// without the pepper, so whoever can write to the keys file can add one.
+	RefuseImported bool `yaml:"refuse_imported"`
+}
+
+const (
+	defaultMaxAge      = 90 * day
+	defaultMaxFileSize = 32 * strictyaml.MiB
+	// maxImportedLen is the longest foreign key, in bytes.
+	maxImportedLen = 512
+)
+
+func (c Config) withDefaults() Config {
+	if c.Prefix == "" {
+		c.Prefix = DefaultPrefix
+	}
+	if c.MaxAge == 0 {
+		c.MaxAge = defaultMaxAge
+	}
+	if c.MaxFileSize == 0 {
+		c.MaxFileSize = defaultMaxFileSize
+	}
+	return c
+}
+
+// Check reports all that is wrong with the block, each with its field.
+func (c *Config) Check(report func(path, message, suggestion string)) {
+	d := c.withDefaults()
+	if !isWord(d.Prefix) {
+		report("prefix", "is not a word for keys", fmt.Sprintf("use at most %d lower-case letters and digits, a letter first", wordLen))
+	}
+	if d.MaxAge < 0 {
+		report("max_age", "is negative", "")
+	}
+	if d.MaxFileSize < 0 {
+		report("max_file_size", "is negative", "")
+	}
+	readPeppers(c, func(path, message string) { report(path, message, "") })
+}
+
+func (c *Config) check() error {
+	var errs []error
+	c.Check(func(path, message, suggestion string) {
+		if suggestion != "" {
+			message += "; " + suggestion
+		}
+		errs = append(errs, fmt.Errorf("api_keys.%s: %s", path, message))
+	})
+	return errors.Join(errs...)
+}
+
+// Deps are what the authenticator takes from outside. Zero fields are the real
+// things.
+type Deps struct {
+	// Now is the clock; time.Now by default.
+	Now func() time.Time
+	// ReadFile reads the keys file; by default from disk, never more than
+	// Config.MaxFileSize.
+	ReadFile func(name string) ([]byte, error)
+}
+
+// Authenticator proves API keys. It answers from RAM and waits for nothing.
+type Authenticator struct {
+	prefix  string // without the "_" behind it
+	file    string // empty: no keys
+	maxSize int
+	limits  limits
+	now     func() time.Time
+	read    func(string) ([]byte, error)
+	current atomic.Pointer[index]
+	epoch   atomic.Uint64
+
+	reloading sync.Mutex // one reload at a time
+	source    [sha256.Size]byte
+
+	mu          sync.Mutex // orders changes of what follows; requests never take it
+	quarantined map[string]time.Time
+	status      Status
+}
+
+// New reads the keys file and returns an authenticator for it. Errors list all
+// that is wrong with the configuration or the file, and show no secret.
+func New(cfg Config, deps Deps) (*Authenticator, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	peppers, err := NewPeppers(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("api_keys: %w", err)
+	}
+	a := &Authenticator{
+		prefix:      cfg.Prefix,
+		file:        string(cfg.File),
+		maxSize:     int(cfg.MaxFileSize),
+		limits:      limits{peppers: peppers, maxAge: cfg.MaxAge, refuseImported: cfg.RefuseImported},
+		now:         deps.Now,
+		read:        deps.ReadFile,
+		quarantined: map[string]time.Time{},
+	}
+	if a.now == nil {
+		a.now = time.Now
+	}
+	if a.read == nil {
+		a.read = func(name string) ([]byte, error) { return readFile(name, a.maxSize) }
+	}
+	if err := a.Reload(context.Background()); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// The refusals that say nothing about any key. Unknown and wrong are one value.
+var (
+	errUnknown   = authn.Refuse(policy.ReasonCredentialUnknown, "no such key, or its secret is wrong")
+	errMalformed = authn.Refuse(policy.ReasonCredentialMalformed, "the key is misspelt or cut off: its form or its checksum is wrong")
+	errTooLong   = authn.Refuse(policy.ReasonTokenTooLarge, fmt.Sprintf("longer than the %d bytes of the longest key", maxImportedLen))
+)
+
+// Authenticate implements authn.Authenticator. It does not allocate unless it
+// meets a good key for the first time or refuses one that was proven.
+func (a *Authenticator) Authenticate(_ context.Context, c *authn.Credential) (*authn.Proof, error) {
+	ix, text := a.current.Load(), c.Secret.Reveal()
+	p, err := parse(text)
+	shaped := err == nil && p.prefix == a.prefix
+	if shaped && isOurs(p.kind) {
+		r := ix.own(text, p.id)
+		if r == nil && !checksumFits(text) {
+			// The digest covers the checksum, so only bad keys need to look at it.
+			return nil, errMalformed
+		}
+		return a.answer(r)
+	}
+	// Whatever is not one of our keys may be an imported one.
+	if len(ix.byDigest) > 0 && len(text) <= maxImportedLen {
+		if r := ix.imported(text); r != nil {
+			return a.answer(r)
+		}
+	}
+	exclusive := isExclusive(c.Uses)
+	switch {
+	case a.hasPrefix(text) && !(shaped && checksumFits(text)):
+		return nil, errMalformed
+	case !exclusive:
+		return nil, authn.ErrNotMine
+	case len(text) > maxImportedLen:
+		return nil, errTooLong
+	}
+	return nil, errUnknown
+}
+
+// answer turns a proven key, or none, into an answer.
+func (a *Authenticator) answer(r *record) (*authn.Proof, error) {
+	if r == nil {
+		return nil, errUnknown
+	}
+	if reason := r.status(a.now().UnixNano()); reason != policy.ReasonAllowed {
+		return nil, authn.Refuse(reason, "key "+r.id+" is proven, but: "+reason.String())
+	}
+	return r.shared(), nil
+}
+
+// hasPrefix reports whether the text begins as our keys do.
+func (a *Authenticator) hasPrefix(text string) bool {
+	n := len(a.prefix)
+	return len(text) > n && text[n] == '_' && text[:n] == a.prefix
+}
+
+// isOurs reports whether keys of the kind are proven here. Other kinds of our
+// format, such as those of agents, belong to other authenticators.
+func isOurs(kind string) bool { return kind == string(KindKey) || kind == string(KindPAT) }
+
+// isExclusive reports whether the rule that found the credential gives it to
+// this authenticator alone, so that nobody else could own it.
+func isExclusive(uses []policy.Method) bool {
+	for _, u := range uses {
+		if u != policy.MethodAPIKey && u != policy.MethodPAT {
+			return false
+		}
+	}
+	return len(uses) > 0
+}
+
+// Revoked reports whether the denylist names the credential, of whatever kind.
+func (a *Authenticator) Revoked(s *authn.Subject) (policy.Reason, bool) {
+	return a.current.Load().denylist.Revoked(s)
+}
+
+// Denylist returns the denylist in force; nil revokes nothing.
+func (a *Authenticator) Denylist() *Denylist { return a.current.Load().denylist }
+
+// Epoch changes whenever an earlier answer may no longer be right: after a
+// reload, a quarantine and a release (see authn.Epoch).
+func (a *Authenticator) Epoch() uint64 { return a.epoch.Load() }
+
+// Reload reads the keys file again. On any error the keys stay as they were, and
+// Status says why.
+func (a *Authenticator) Reload(ctx context.Context) error {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	err := a.reload(ctx)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.status.Err = err
+	return err
+}
+
+func (a *Authenticator) reload(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("reading the keys file: %w", err)
+	}
+	var src []byte
+	if a.file != "" {
+		var err error
+		if src, err = a.read(a.file); err != nil {
+			return fmt.Errorf("reading the keys file: %w", err)
+		}
+	}
+	sum := sha256.Sum256(src)
+	if a.current.Load() != nil && sum == a.source {
+		return nil
+	}
+	keys, ix, err := a.build(src)
+	if err != nil {
+		return err
+	}
+	a.swap(keys, ix)
+	a.source = sum
+	return nil
+}
+
+func (a *Authenticator) swap(keys []Key, ix *index) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.keepQuarantine(ix, keys)
+	a.current.Store(ix)
+	a.epoch.Add(1)
+	a.status = Status{
+		Keys: len(ix.byID), Imported: len(ix.byDigest), Revocations: ix.denylist.Len(),
+		LoadedAt: a.now(),
+	}
+}
+
+// build makes an index of the file's content.
+func (a *Authenticator) build(src []byte) ([]Key, *index, error) {
+	var keys []Key
+	var revocations []Revocation
+	if a.file != "" {
+		var err error
+		keys, revocations, err = parseKeysFile(a.file, src, a.prefix, a.limits, a.maxSize)
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	denylist, err := NewDenylist(revocations)
+	if err != nil {
+		return nil, nil, err
+	}
+	ix, err := newIndex(keys, denylist, &a.limits)
+	return keys, ix, err
+}
+
+// keepQuarantine carries quarantines over to a new index: they end when the file
+// says so with released_at, or no longer knows the key, and not because somebody
+// happened to edit another line.
+func (a *Authenticator) keepQuarantine(ix *index, keys []Key) {
+	if len(a.quarantined) == 0 {
+		return
+	}
+	for i := range keys {
+		since, ok := a.quarantined[keys[i].ID]
+		if ok && !since.Before(keys[i].ReleasedAt) {
+			ix.records[i].quarantined.Store(true)
+		}
+	}
+	maps.DeleteFunc(a.quarantined, func(id string, _ time.Time) bool {
+		r := ix.find(id)
+		return r == nil || !r.quarantined.Load()
+	})
+}
+
+// Quarantine disables a key on this replica at once: requests with it are
+// refused as disabled until Release, a restart, or a keys file that says
+// released_at. To make it last, set disabled in the keys file. It reports
+// whether there is such a key.
+func (a *Authenticator) Quarantine(id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := a.current.Load().find(id)
+	if r == nil {
+		return false
+	}
+	if !r.quarantined.Swap(true) {
+		a.quarantined[r.id] = a.now()
+		a.epoch.Add(1)
+	}
+	return true
+}
+
+// Release ends a quarantine. It reports whether there was one.
+func (a *Authenticator) Release(id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := a.current.Load().find(id)
+	if r == nil || !r.quarantined.Swap(false) {
+		return false
+	}
+	delete(a.quarantined, r.id)
+	a.epoch.Add(1)
+	return true
+}
+
+// Status is the state of the keys, for readiness and metrics.
+type Status struct {
+	// Keys, Imported and Revocations are how many of each are in force.
+	Keys, Imported, Revocations int
+	// LoadedAt is when the keys file in force was read.
+	LoadedAt time.Time
+	// Quarantined are the ids of the keys in quarantine on this replica, sorted.
+	Quarantined []string
+	// Err says why the last reload failed and older keys are in force; nil if it
+	// did not fail.
+	Err error
+}
+
+// Status returns the state now.
+func (a *Authenticator) Status() Status {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.status
+	s.Quarantined = slices.Sorted(maps.Keys(a.quarantined))
+	return s
+}
+
+// readFile reads a regular file and never more than the limit. Anything else,
+// such as a pipe, could make the reader wait.
+func readFile(name string, limit int) (src []byte, err error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if src, err = io.ReadAll(io.LimitReader(f, int64(limit)+1)); err != nil {
+		return nil, err
+	}
+	if len(src) > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
+	}
+	return src, nil
+}
+
+var (
+	_ authn.Authenticator = (*Authenticator)(nil)
+	_ authn.Epoch         = (*Authenticator)(nil)
+)

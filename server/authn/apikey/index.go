@@ -1,0 +1,298 @@
+package apikey
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn"
+)
+
+// Issuer is who vouches for the principals of keys.
+const Issuer = "postern"
+
+// assurance is the level of a key: a bearer secret.
+const assurance = 2
+
+// index is everything that answers a request, built once and never changed but
+// for two words a record: its proof, made at first use, and its quarantine.
+//
+// It is meant for a million keys, so a record holds what differs between keys,
+// and what is usually the same for many is shared in a profile. The maps hold
+// positions rather than pointers, which spares the garbage collector the walk.
+type index struct {
+	peppers  []pepper
+	records  []record
+	byID     map[[idLen]byte]uint32
+	byDigest map[[sha256.Size]byte]uint32
+	denylist *Denylist
+	// decoy is verified in place of a record that does not exist.
+	decoy record
+}
+
+// record is one key.
+type record struct {
+	sum [sha256.Size]byte
+	// notBefore and notAfter are Unix nanoseconds, the second exclusive; end is
+	// the reason from then on. A key that is off ended at the beginning of time.
+	notBefore, notAfter int64
+	created             int64
+	end                 policy.Reason
+	pepper              uint8 // position in index.peppers
+	quarantined         atomic.Bool
+
+	id, principal, name string
+	profile             *profile
+	proof               atomic.Pointer[authn.Proof]
+}
+
+// profile is what many keys have in common.
+type profile struct {
+	Method                     policy.Method
+	Kind                       policy.Kind
+	Tenant, Owner, Environment string
+	Roles, Scopes, Permissions []string
+	Metadata                   map[string]any
+	Constraints                *policy.Constraints
+}
+
+const (
+	never  = math.MaxInt64
+	always = math.MinInt64
+)
+
+// newIndex builds an index of keys that a keys file has been checked for.
+func newIndex(keys []Key, denylist *Denylist, l *limits) (*index, error) {
+	ix := &index{
+		peppers:  l.peppers.list,
+		records:  make([]record, len(keys)),
+		byID:     make(map[[idLen]byte]uint32, len(keys)),
+		byDigest: map[[sha256.Size]byte]uint32{},
+		denylist: denylist,
+	}
+	if err := ix.plantDecoy(); err != nil {
+		return nil, err
+	}
+	shared := profiles{}
+	for i := range keys {
+		k, r := &keys[i], &ix.records[i]
+		p, err := shared.of(k)
+		if err != nil {
+			return nil, err
+		}
+		r.fill(k, l.maxAge)
+		r.profile = p
+		if k.Digest.Imported() {
+			ix.byDigest[r.sum] = uint32(i)
+			continue
+		}
+		r.pepper = ix.position(k.Digest.pepper)
+		ix.byID[idOf(k.ID)] = uint32(i)
+	}
+	return ix, nil
+}
+
+// plantDecoy makes the record that stands in for keys that do not exist: a
+// random digest under the current pepper, or under a random one if there is none.
+func (ix *index) plantDecoy() error {
+	var key [minPepperLen]byte
+	for _, b := range [][]byte{ix.decoy.sum[:], key[:]} {
+		if _, err := rand.Read(b); err != nil {
+			return err
+		}
+	}
+	if len(ix.peppers) == 0 {
+		ix.peppers = []pepper{newPepper(0, key[:])}
+	}
+	return nil
+}
+
+func (ix *index) position(version uint16) uint8 {
+	for i := range ix.peppers {
+		if ix.peppers[i].version == version {
+			return uint8(i)
+		}
+	}
+	return 0 // cannot be: the keys file was checked against the peppers
+}
+
+// fill copies what differs between keys.
+func (r *record) fill(k *Key, maxAge time.Duration) {
+	r.sum = k.Digest.sum
+	r.id, r.principal, r.name = k.ID, k.Principal.ID, k.Name
+	r.created, r.notBefore = nanos(k.CreatedAt, always), nanos(k.NotBefore, always)
+	r.notAfter = never
+	end := func(at int64, reason policy.Reason) {
+		if at < r.notAfter {
+			r.notAfter, r.end = at, reason
+		}
+	}
+	// Of several ends at the same instant the first in this order is told.
+	if k.Revoked != nil {
+		end(nanos(k.Revoked.At, always), policy.ReasonRevoked)
+	}
+	if k.Disabled {
+		end(always, policy.ReasonDisabled)
+	}
+	if k.Rotated != nil {
+		end(nanos(k.Rotated.At, always), policy.ReasonRotated)
+	}
+	end(nanos(k.ExpiresAt, never), policy.ReasonExpired)
+	if k.ExpiresAt.IsZero() && !k.CreatedAt.IsZero() {
+		end(nanos(k.CreatedAt.Add(k.maxAge(maxAge)), never), policy.ReasonExpired)
+	}
+}
+
+func nanos(t time.Time, unset int64) int64 {
+	if t.IsZero() {
+		return unset
+	}
+	return t.UnixNano()
+}
+
+// instant is the way back; both ends of time are the zero time.
+func instant(ns int64) time.Time {
+	if ns == never || ns == always {
+		return time.Time{}
+	}
+	return time.Unix(0, ns).UTC()
+}
+
+// profiles finds equal profiles by the hash of their JSON, which tells any two
+// different ones apart.
+type profiles map[[sha256.Size]byte]*profile
+
+func (all profiles) of(k *Key) (*profile, error) {
+	p := &profile{
+		Method: policy.MethodAPIKey, Kind: policy.KindService,
+		Tenant: k.Principal.Tenant, Owner: k.Owner, Environment: k.Environment,
+		Roles: k.Principal.Roles, Scopes: k.Principal.Scopes, Permissions: k.Principal.Permissions,
+		Metadata: k.Principal.Metadata, Constraints: k.Constraints,
+	}
+	if k.Kind == KindPAT {
+		p.Method, p.Kind = policy.MethodPAT, policy.KindUser
+	}
+	if k.Principal.Kind != "" {
+		p.Kind = k.Principal.Kind
+	}
+	text, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(text)
+	if known := all[sum]; known != nil {
+		return known, nil
+	}
+	all[sum] = p
+	return p, nil
+}
+
+// own verifies a key of our own format. An id that does not exist takes the same
+// steps as a wrong secret, with the decoy in place of the record.
+func (ix *index) own(text, id string) *record {
+	r := &ix.decoy
+	i, known := ix.byID[idOf(id)]
+	if known {
+		r = &ix.records[i]
+	}
+	sum := ix.peppers[r.pepper].mac(text)
+	if same := equal(&sum, &r.sum); !same || !known {
+		return nil
+	}
+	return r
+}
+
+func idOf(id string) (key [idLen]byte) {
+	copy(key[:], id)
+	return key
+}
+
+// imported finds a key of a foreign format by its digest: one hash, whether it
+// exists or not.
+func (ix *index) imported(text string) *record {
+	var buf [maxImportedLen]byte
+	n := copy(buf[:], text)
+	countHash()
+	i, known := ix.byDigest[sha256.Sum256(buf[:n])]
+	if !known {
+		return nil
+	}
+	return &ix.records[i]
+}
+
+// find returns the record with the id, for operators; it may walk all of them.
+func (ix *index) find(id string) *record {
+	if i, ok := ix.byID[idOf(id)]; ok && ix.records[i].id == id {
+		return &ix.records[i]
+	}
+	for i := range ix.records {
+		if ix.records[i].id == id {
+			return &ix.records[i]
+		}
+	}
+	return nil
+}
+
+// status says why a key that was proven does not count now.
+func (r *record) status(now int64) policy.Reason {
+	switch {
+	case r.quarantined.Load():
+		return policy.ReasonDisabled
+	case now >= r.notAfter:
+		return r.end
+	case now < r.notBefore:
+		return policy.ReasonNotYetValid
+	}
+	return policy.ReasonAllowed
+}
+
+// shared returns the proof of the key, made at first use and the same ever after.
+func (r *record) shared() *authn.Proof {
+	if p := r.proof.Load(); p != nil {
+		return p
+	}
+	r.proof.CompareAndSwap(nil, r.newProof())
+	return r.proof.Load()
+}
+
+func (r *record) newProof() *authn.Proof {
+	created, ends := instant(r.created), instant(r.notAfter)
+	return &authn.Proof{
+		Principal: &policy.Principal{
+			ID: r.principal, Kind: r.profile.Kind, Tenant: r.profile.Tenant,
+			Roles: r.profile.Roles, Scopes: r.profile.Scopes, Permissions: r.profile.Permissions,
+			Claims: r.claims(), Metadata: r.profile.Metadata,
+			Method: r.profile.Method, Assurance: assurance,
+			CredentialID: r.id, Issuer: Issuer,
+			IssuedAt: created, ExpiresAt: ends,
+		},
+		Constraints: r.profile.Constraints,
+		NotAfter:    ends,
+		Subject: authn.Subject{
+			TokenID: r.id, Issuer: Issuer, ID: r.principal, Tenant: r.profile.Tenant,
+			IssuedAt: created,
+		},
+		State: policy.StateMirror,
+	}
+}
+
+// claims is what the keys file says about the key rather than its principal.
+func (r *record) claims() map[string]any {
+	var m map[string]any
+	for _, c := range [...]struct{ name, value string }{
+		{"name", r.name}, {"owner", r.profile.Owner}, {"environment", r.profile.Environment},
+	} {
+		if c.value == "" {
+			continue
+		}
+		if m == nil {
+			m = map[string]any{}
+		}
+		m[c.name] = c.value
+	}
+	return m
+}

@@ -1,0 +1,226 @@
+// Package check conducts a Check: seven phases, always in this order, each of
+// which ends the check with a deny or lets it go on.
+//
+//	read    one canonical reading of the request, or 400
+//	find    the credentials, in the configured places only
+//	prove   whose they are: 401 if bad, 503 if that could not be found out
+//	hold    what no policy can switch off: expiry, revocation, TLS, the route's
+//	        demands, the credential's own limits
+//	decide  what the policy says
+//	spend   budgets, after an allow only
+//	record  decision ring, log, metrics
+//
+// A Checker is immutable. Live holds the one in force behind an atomic pointer;
+// a reload builds and validates the next one aside and swaps it.
+//
+// Nothing gets out but a policy.Decision: a fault, a panic included, is a deny
+// inside the protocol.
+package check
+
+import (
+	"context"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/audit"
+	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/canonical"
+)
+
+// Decider asks the policy (policy/rego.Engine). An error means that there is no
+// answer; a nil verdict without an error is a deny as well. Cached says that the
+// verdict came from a decision cache.
+type Decider interface {
+	Decide(ctx context.Context, in *policy.Input) (v *policy.Verdict, cached bool, err error)
+	// Revision is the revision of the policy in force, empty if there is none.
+	Revision() string
+}
+
+// Trust is what a caller of Postern is believed to say about its own clients.
+// The zero Trust is nothing.
+type Trust struct {
+	// SourcePrincipal believes the identity and certificate of the client's
+	// connection (Envoy source.principal and source.certificate).
+	SourcePrincipal bool
+	// Extensions believes the caller's own configuration of the route (Envoy
+	// context_extensions) and what its earlier filters said (metadata_context).
+	Extensions bool
+}
+
+// Revocations knows which credentials no longer count, whoever signed them.
+type Revocations interface {
+	// Revoked returns the reason and true if the subject is revoked. It reads RAM
+	// only.
+	Revoked(s *authn.Subject) (policy.Reason, bool)
+}
+
+// Config is what a Checker is made of. Reader, Extractor, Authenticator and
+// Decider are required.
+type Config struct {
+	Reader        *canonical.Reader
+	Extractor     *authn.Extractor
+	Authenticator authn.Authenticator
+	Decider       Decider
+	// Revocations may be nil: nothing is revoked.
+	Revocations Revocations
+	// Recorder may be nil: nothing is recorded.
+	Recorder audit.Recorder
+	// Trust says what each caller, by name, is believed to say. A caller that is
+	// not listed is believed nothing, and the policy does not see what it says.
+	Trust map[string]Trust
+	// Routes are tried in order; the first that matches counts. A request that
+	// matches none is held to the zero Route.
+	Routes []policy.Route
+	// Rules are the extraction rules, for challenges and for what to strip.
+	Rules []authn.Rule
+	// Realm is the realm of challenges (RFC 9110 section 11.5).
+	Realm string
+	// Identity lists the header fields that tell the upstream who called.
+	Identity []IdentityHeader
+	// DecisionHeader is the field that tells the upstream the decision's id; empty
+	// for none.
+	DecisionHeader string
+	// Reserved lists further header fields that a client may not set.
+	Reserved []string
+	// KeepCredential leaves the caller's credential on the upstream request.
+	KeepCredential bool
+	// InsecurePlaintext accepts credentials over connections without TLS on every
+	// route.
+	InsecurePlaintext bool
+	// Quarantine, if set, is told of every good credential that was sent over
+	// plaintext.
+	Quarantine func(*policy.Principal)
+	// Logger is for panics only.
+	Logger *slog.Logger
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
+}
+
+// Checker decides. Its zero value must not be used; see New.
+type Checker struct {
+	cfg        Config
+	routes     []policy.Route
+	noRoute    policy.Route
+	challenges challenges
+	identity   identity
+	ids        *ids
+}
+
+// New returns a Checker.
+func New(cfg Config) *Checker {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Recorder == nil {
+		cfg.Recorder = audit.Tee(nil)
+	}
+	return &Checker{
+		cfg:        cfg,
+		routes:     cfg.Routes,
+		challenges: newChallenges(cfg.Realm, cfg.Rules),
+		identity:   newIdentity(&cfg),
+		ids:        newIDs(),
+	}
+}
+
+// exchange is one check under way. Exchanges are pooled: nothing of one may be
+// kept after the check but what is in the decision.
+type exchange struct {
+	attributes *policy.Attributes
+	request    policy.Request
+	route      *policy.Route
+	creds      []authn.Credential
+	proofs     []*authn.Proof
+	input      policy.Input
+	decision   policy.Decision
+	now        time.Time
+	record     audit.Record
+
+	credsBuf  [authn.MaxCredentials]authn.Credential
+	proofsBuf [authn.MaxCredentials]*authn.Proof
+}
+
+var exchanges = sync.Pool{New: func() any { return new(exchange) }}
+
+// Check decides on one request.
+func (c *Checker) Check(ctx context.Context, a *policy.Attributes) (d policy.Decision) {
+	x := c.begin(a)
+	defer func() {
+		if p := recover(); p != nil {
+			c.panicked(x)
+		}
+		d = c.end(x)
+	}()
+	_ = c.read(x) && c.find(x) && c.prove(ctx, x) && c.hold(x) && c.decide(ctx, x) && c.spend(x) && c.allow(x)
+	return d
+}
+
+// Authenticate finds and proves the credentials without asking any policy. An
+// allow means no more than that the credential is good.
+func (c *Checker) Authenticate(ctx context.Context, a *policy.Attributes) (d policy.Decision) {
+	x := c.begin(a)
+	defer func() {
+		if p := recover(); p != nil {
+			c.panicked(x)
+		}
+		d = c.end(x)
+	}()
+	x.route = &c.noRoute
+	_ = c.find(x) && c.prove(ctx, x) && c.fresh(x) && c.authenticated(x)
+	return d
+}
+
+func (c *Checker) begin(a *policy.Attributes) *exchange {
+	x := exchanges.Get().(*exchange)
+	x.attributes, x.now = a, c.cfg.Now()
+	x.creds, x.proofs = x.credsBuf[:0], x.proofsBuf[:0]
+	x.decision = policy.Decision{ID: c.ids.next(), Revision: c.cfg.Decider.Revision(), State: policy.StateNone}
+	return x
+}
+
+// end completes the decision, records it and gives the exchange back, empty: a
+// pooled exchange must not keep a credential or the memory of a request.
+func (c *Checker) end(x *exchange) policy.Decision {
+	d := &x.decision
+	c.answer(x)
+	x.record = audit.Record{
+		Time: x.now, Latency: c.cfg.Now().Sub(x.now), Decision: *d,
+		Door: x.attributes.Door, Caller: x.attributes.Caller, RequestID: x.attributes.RequestID,
+		Method: x.request.Method, Host: x.request.Host, Path: x.request.Path, ClientIP: x.request.ClientIP,
+	}
+	if len(x.creds) > 0 {
+		x.record.Found = x.creds[0].From
+	}
+	c.cfg.Recorder.Record(&x.record)
+	out := *d
+	segments := x.request.Segments[:0]
+	clear(segments[:cap(segments)])
+	*x = exchange{}
+	x.request.Segments = segments
+	exchanges.Put(x)
+	return out
+}
+
+// panicked makes the check a deny. The panic's text may hold anything that the
+// request held, so only the stack is logged.
+func (c *Checker) panicked(x *exchange) {
+	phase := x.decision.Phase
+	x.decision = policy.Decision{ID: x.decision.ID, Revision: x.decision.Revision, State: x.decision.State, Phase: phase}
+	x.deny(policy.ReasonInternal, "panic")
+	c.cfg.Logger.Error("panic in a check", "phase", phase.String(), "decision", x.decision.ID, "stack", string(debug.Stack()))
+}
+
+// deny ends the check. Detail is for the log only. It returns false, so that a
+// phase can end with it.
+func (x *exchange) deny(reason policy.Reason, detail string) bool {
+	x.decision.Allowed = false
+	x.decision.Reason = reason
+	x.decision.Detail = detail
+	return false
+}

@@ -1,0 +1,287 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/policy/rego"
+	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/canonical"
+)
+
+// read takes the one reading of the request and finds its route.
+func (c *Checker) read(x *exchange) bool {
+	x.decision.Phase = policy.PhaseRead
+	c.cfg.Trust[x.attributes.Caller].strip(x.attributes)
+	if err := c.cfg.Reader.Read(x.attributes, &x.request); err != nil {
+		reason := policy.ReasonRequestInvalid
+		var refusal *canonical.Refusal
+		if errors.As(err, &refusal) {
+			reason = refusal.Reason
+		}
+		return x.deny(reason, err.Error())
+	}
+	x.route = c.match(&x.request)
+	x.decision.Route = x.route
+	return true
+}
+
+// strip takes away what the caller is not believed to say.
+func (t Trust) strip(a *policy.Attributes) {
+	if !t.SourcePrincipal {
+		a.Source.Principal, a.Source.Certificate = "", ""
+	}
+	if !t.Extensions {
+		a.Extensions, a.Metadata = nil, nil
+	}
+}
+
+func (c *Checker) match(q *policy.Request) *policy.Route {
+	for i := range c.routes {
+		if c.routes[i].Match(q) {
+			return &c.routes[i]
+		}
+	}
+	return &c.noRoute
+}
+
+// find looks for credentials. More than one is refused unless the route asks
+// for several: trying one after the other would let the caller choose.
+func (c *Checker) find(x *exchange) bool {
+	x.decision.Phase = policy.PhaseFind
+	var err error
+	x.creds, err = c.cfg.Extractor.Find(x.creds, x.attributes, &x.request, x.route)
+	switch {
+	case err != nil:
+		return x.refuse(err)
+	case len(x.creds) > max(1, len(x.route.AllOf)):
+		return x.deny(policy.ReasonCredentialAmbiguous, "more credentials than the route asks for")
+	case len(x.creds) == 0 && !x.route.Anonymous:
+		return x.deny(policy.ReasonCredentialMissing, "no credential in any configured place")
+	}
+	return true
+}
+
+// anonymous is the principal of a route that lets requests without credential on.
+var anonymous = &authn.Proof{
+	Principal: &policy.Principal{Kind: policy.KindAnonymous, Method: policy.MethodAnonymous},
+	State:     policy.StateNone,
+}
+
+// prove asks the authenticators whose the credentials are, and holds the
+// methods against what the route takes.
+func (c *Checker) prove(ctx context.Context, x *exchange) bool {
+	x.decision.Phase = policy.PhaseProve
+	if len(x.creds) == 0 {
+		x.proofs = append(x.proofs, anonymous)
+		x.decision.Principal = anonymous.Principal
+		return true
+	}
+	for i := range x.creds {
+		proof, err := c.cfg.Authenticator.Authenticate(ctx, &x.creds[i])
+		if err != nil {
+			return x.refuse(err)
+		}
+		x.proofs = append(x.proofs, proof)
+		x.decision.State = more(x.decision.State, proof.State)
+	}
+	return c.combine(x)
+}
+
+// combine holds the proven methods against the route's any_of or all_of and
+// chooses the principal: with all_of, that of the first method listed.
+func (c *Checker) combine(x *exchange) bool {
+	r := x.route
+	if len(r.AllOf) == 0 {
+		p := x.proofs[0].Principal
+		if len(r.AnyOf) > 0 && !slices.Contains(r.AnyOf, p.Method) {
+			return x.deny(policy.ReasonMethodNotAccepted, "the route does not take "+string(p.Method))
+		}
+		x.decision.Principal = p
+		return true
+	}
+	for i, want := range r.AllOf {
+		at := slices.IndexFunc(x.proofs, func(p *authn.Proof) bool { return p.Principal.Method == want })
+		switch {
+		case at < 0 && len(x.proofs) < len(r.AllOf):
+			return x.deny(policy.ReasonCredentialMissing, "the route also asks for "+string(want))
+		case at < 0:
+			return x.deny(policy.ReasonMethodNotAccepted, "the route asks for "+string(want))
+		}
+		x.proofs[i], x.proofs[at] = x.proofs[at], x.proofs[i]
+	}
+	first := x.proofs[0].Principal
+	for _, p := range x.proofs[1:] {
+		if p.Principal.Tenant != "" && first.Tenant != "" && p.Principal.Tenant != first.Tenant {
+			return x.deny(policy.ReasonTenant, "the credentials belong to different tenants")
+		}
+	}
+	x.decision.Principal = first
+	return true
+}
+
+// refuse maps what extraction and authenticators return: a refusal is a no,
+// every other error is "could not find out".
+func (x *exchange) refuse(err error) bool {
+	var refusal *authn.Refusal
+	if errors.As(err, &refusal) {
+		return x.deny(refusal.Reason, refusal.Detail)
+	}
+	x.decision.State = policy.StateStore
+	return x.deny(policy.ReasonUnavailable, err.Error())
+}
+
+// hold checks what no policy can switch off, for every proof.
+func (c *Checker) hold(x *exchange) bool {
+	return c.fresh(x) && c.transport(x) && c.limits(x) && c.demands(x)
+}
+
+// fresh refuses what has expired or was revoked since it was proven.
+func (c *Checker) fresh(x *exchange) bool {
+	x.decision.Phase = policy.PhaseHold
+	for _, p := range x.proofs {
+		if !p.NotAfter.IsZero() && !x.now.Before(p.NotAfter) {
+			return x.deny(policy.ReasonExpired, "expired since it was proven")
+		}
+		if c.cfg.Revocations == nil || p == anonymous {
+			continue
+		}
+		if reason, revoked := c.cfg.Revocations.Revoked(&p.Subject); revoked {
+			return x.deny(reason, "on the denylist")
+		}
+	}
+	return true
+}
+
+// transport refuses a credential that went over a connection without TLS: by
+// now it may be somebody else's as well.
+func (c *Checker) transport(x *exchange) bool {
+	if !x.request.Plaintext || len(x.creds) == 0 || c.cfg.InsecurePlaintext || x.route.InsecurePlaintext {
+		return true
+	}
+	if c.cfg.Quarantine != nil {
+		for _, p := range x.proofs {
+			c.cfg.Quarantine(p.Principal)
+		}
+	}
+	return x.deny(policy.ReasonPlaintext, "the client's connection is not TLS")
+}
+
+// limits holds the request against the credentials' own constraints.
+func (c *Checker) limits(x *exchange) bool {
+	for _, p := range x.proofs {
+		if reason := p.Constraints.Check(&x.request, x.attributes.Action, x.now); reason != policy.ReasonAllowed {
+			return x.deny(reason, "a constraint of the credential "+p.Principal.CredentialID)
+		}
+	}
+	return true
+}
+
+// demands holds the principal against what the route asks for.
+func (c *Checker) demands(x *exchange) bool {
+	r, p := x.route, x.decision.Principal
+	if len(x.creds) == 0 {
+		return true // the route takes anonymous callers; what it asks of others does not apply
+	}
+	switch {
+	case len(r.Kinds) > 0 && !slices.Contains(r.Kinds, p.Kind):
+		return x.deny(policy.ReasonPrincipalKind, "the route does not take a "+string(p.Kind))
+	case r.Tenant != "" && x.attributes.Tenant != "" && x.attributes.Tenant != r.Tenant:
+		return x.deny(policy.ReasonTenant, "the caller names another tenant than the route")
+	case r.Tenant != "" && p.Tenant != r.Tenant:
+		return x.deny(policy.ReasonTenant, "the route belongs to another tenant")
+	case c.assurance(x) < r.MinAssurance:
+		return x.deny(policy.ReasonAssurance, "the proof is weaker than the route asks for")
+	case r.MaxAge > 0 && (p.AuthTime.IsZero() || x.now.Sub(p.AuthTime) > r.MaxAge):
+		return x.deny(policy.ReasonStepUp, "the user authenticated too long ago, or nobody knows when")
+	}
+	for _, scope := range r.Scopes {
+		if !slices.Contains(p.Scopes, scope) {
+			x.decision.MissingScopes = append(x.decision.MissingScopes, scope)
+		}
+	}
+	if len(x.decision.MissingScopes) > 0 {
+		return x.deny(policy.ReasonScope, "the route asks for scopes that the credential lacks")
+	}
+	return true
+}
+
+// assurance is the level of the strongest proof.
+func (c *Checker) assurance(x *exchange) int {
+	level := 0
+	for _, p := range x.proofs {
+		level = max(level, p.Principal.Assurance)
+	}
+	return level
+}
+
+// decide asks the policy.
+func (c *Checker) decide(ctx context.Context, x *exchange) bool {
+	x.decision.Phase = policy.PhaseDecide
+	x.input = policy.Input{
+		Attributes: x.attributes, Request: &x.request, Principal: x.decision.Principal,
+		Peer: x.decision.Peer, Route: x.route,
+	}
+	verdict, cached, err := c.cfg.Decider.Decide(ctx, &x.input)
+	x.decision.Cached = cached
+	switch {
+	case err != nil:
+		return x.deny(faultOf(err), err.Error())
+	case verdict == nil:
+		return x.deny(policy.ReasonPolicyUndefined, "the policy gave no verdict")
+	}
+	x.decision.Verdict = verdict
+	if verdict.Revision != "" {
+		x.decision.Revision = verdict.Revision // of the snapshot that decided, which may be newer than at the start
+	}
+	if verdict.Allow {
+		return true
+	}
+	x.decision.MissingScopes, x.decision.MissingPermissions = verdict.MissingScopes, verdict.MissingPermissions
+	reason := verdict.Reason
+	if reason == policy.ReasonUnspecified || reason == policy.ReasonAllowed {
+		reason = policy.ReasonPolicyDenied
+	}
+	return x.deny(reason, "")
+}
+
+// faultOf names what kept the policy from answering.
+func faultOf(err error) policy.Reason {
+	switch {
+	case errors.Is(err, rego.ErrNoPolicy):
+		return policy.ReasonNoPolicy
+	case errors.Is(err, rego.ErrTimeout):
+		return policy.ReasonPolicyTimeout
+	case errors.Is(err, rego.ErrOverloaded):
+		return policy.ReasonOverloaded
+	}
+	return policy.ReasonPolicyFault
+}
+
+// spend is where budgets are taken, after everything else has said yes.
+func (c *Checker) spend(x *exchange) bool {
+	x.decision.Phase = policy.PhaseSpend
+	return true
+}
+
+// allow is the only place that sets Allowed for a Check.
+func (c *Checker) allow(x *exchange) bool {
+	x.decision.Phase = policy.PhaseRecord
+	x.decision.Allowed, x.decision.Reason = true, policy.ReasonAllowed
+	return true
+}
+
+// authenticated ends Authenticate: the credential is good, nothing more.
+func (c *Checker) authenticated(x *exchange) bool { return c.allow(x) }
+
+func more(a, b policy.State) policy.State {
+	rank := func(s policy.State) int {
+		return slices.Index([]policy.State{policy.StateNone, policy.StateMirror, policy.StateStore}, s)
+	}
+	if rank(b) > rank(a) {
+		return b
+	}
+	return a
+}

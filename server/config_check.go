@@ -1,0 +1,483 @@
+package server
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/strictyaml"
+)
+
+// report takes one complaint: path is relative to the configuration, and the
+// suggestion may be empty.
+type report = func(path, message, suggestion string)
+
+// Check implements strictyaml.Checker: it holds the sections against each other.
+// Nothing here looks at files or the network, so that a configuration can be
+// checked on another machine.
+func (c *Config) Check(report func(path, message, suggestion string)) {
+	if c.Version != 1 {
+		report("version", fmt.Sprintf("%d is not a version of the format", c.Version), "write 1")
+	}
+	c.checkListen(report)
+	c.checkCallers(report)
+	c.checkCredentials(report)
+	c.checkIssuers(report)
+	c.checkRoutes(report)
+	c.checkUpstream(report)
+	c.checkPolicy(report)
+	c.checkRanges(report)
+	if !isRealm(c.Realm) {
+		report("realm", "must be 1 to 128 printable ASCII characters without quotes and backslashes", "")
+	}
+}
+
+// checkListen refuses listeners that strangers reach and nobody guards.
+func (c *Config) checkListen(report report) {
+	if c.Listen.GRPC.Network() == "" {
+		report("listen.grpc", "cannot be off", "leave it out for 127.0.0.1:9191")
+	}
+	for _, l := range []struct {
+		path string
+		at   Address
+	}{{"listen.grpc", c.Listen.GRPC}, {"listen.admin", c.Listen.Admin}} {
+		if !l.at.Local() && c.TLS == nil && len(c.Callers) == 0 {
+			report(l.path, fmt.Sprintf("%s can be reached from other machines, and nothing says who may ask", l.at),
+				"add `tls` or `callers`, or listen on 127.0.0.1")
+		}
+	}
+	if c.Listen.Admin.Network() != "" && c.Listen.Admin.Target() == c.Listen.GRPC.Target() && c.Listen.Admin.tcp.Port() != 0 {
+		report("listen.admin", "is the same as listen.grpc", "give it a port of its own")
+	}
+}
+
+// minToken is the shortest token of a caller: 96 bits if it is base64.
+const minToken = 16
+
+func (c *Config) checkCallers(report report) {
+	names := map[string]bool{}
+	for i := range c.Callers {
+		caller := &c.Callers[i]
+		at := func(field string) string { return fmt.Sprintf("callers[%d].%s", i, field) }
+		checkName(report, at("name"), caller.Name, names)
+		certified := c.TLS != nil && c.TLS.ClientCA != ""
+		for _, f := range []struct{ field, value string }{{"spiffe", caller.SPIFFE}, {"dns", caller.DNS}} {
+			if f.value != "" && !certified {
+				report(at(f.field), "no client shows a certificate", "set tls.client_ca")
+			}
+		}
+		if caller.SPIFFE != "" && !isSPIFFE(caller.SPIFFE) {
+			report(at("spiffe"), fmt.Sprintf("%q is not a SPIFFE ID", caller.SPIFFE), "write it as spiffe://prod.example.com/ns/edge/sa/envoy")
+		}
+		if caller.DNS != "" && !isHost(caller.DNS) {
+			report(at("dns"), fmt.Sprintf("%q is not a DNS name", caller.DNS), "write it as envoy.example.com")
+		}
+		c.checkCallerToken(report, caller, at)
+		if caller.SPIFFE == "" && caller.DNS == "" && len(caller.CIDRs) == 0 && caller.Token.IsZero() {
+			report(fmt.Sprintf("callers[%d]", i), "nothing says how the caller is recognized", "add spiffe, dns, cidrs or token")
+		}
+		checkNoRepeats(report, at("trust"), caller.Trust)
+	}
+}
+
+func (c *Config) checkCallerToken(report report, caller *Caller, at func(string) string) {
+	switch n := len(caller.Token.Reveal()); {
+	case n == 0:
+	case n < minToken:
+		report(at("token"), fmt.Sprintf("the token is shorter than %d characters", minToken), "make one with `openssl rand -hex 32`")
+	case c.TLS == nil && !c.Listen.GRPC.Local() && len(caller.CIDRs) == 0:
+		report(at("token"), "others could read the token on its way", "set `tls`, or say with cidrs from where it may come")
+	}
+}
+
+// provided returns the methods of authentication that the configuration provides.
+func (c *Config) provided() []policy.Method {
+	var all []policy.Method
+	if c.APIKeys.File != "" {
+		all = append(all, policy.MethodAPIKey, policy.MethodPAT)
+	}
+	for i := range c.Issuers {
+		all = append(all, c.Issuers[i].method())
+	}
+	return all
+}
+
+// methodSections says which section provides each method.
+var methodSections = []struct {
+	method  policy.Method
+	section string
+}{{policy.MethodAPIKey, "api_keys.file"}, {policy.MethodPAT, "api_keys.file"}, {policy.MethodJWT, "issuers"}}
+
+// checkMethods refuses methods of authentication that do not exist, and those
+// that exist and that nobody provides: such a route would never let anyone in.
+func (c *Config) checkMethods(report report, path string, methods []policy.Method) {
+	provided := c.provided()
+	for i, m := range methods {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		switch section := sectionOf(m); {
+		case slices.Contains(provided, m):
+		case m == policy.MethodAnonymous:
+			report(at, "anonymous is not a method of authentication", "write anonymous: true on the route")
+		case section != "":
+			report(at, fmt.Sprintf("nothing provides the method %q", m), fmt.Sprintf("configure %s, or remove it here", section))
+		default:
+			known := knownMethods(provided)
+			report(at, fmt.Sprintf("%q is not a method of authentication: use %s", m, strings.Join(known, ", ")), strictyaml.Suggest(string(m), known))
+		}
+	}
+	checkNoRepeats(report, path, methods)
+}
+
+func sectionOf(m policy.Method) string {
+	for _, s := range methodSections {
+		if s.method == m {
+			return s.section
+		}
+	}
+	return ""
+}
+
+// knownMethods are the methods that Postern ships, and those that the
+// configuration names itself.
+func knownMethods(provided []policy.Method) []string {
+	var known []string
+	for _, s := range methodSections {
+		known = append(known, string(s.method))
+	}
+	for _, m := range provided {
+		if !slices.Contains(known, string(m)) {
+			known = append(known, string(m))
+		}
+	}
+	return known
+}
+
+// method is the name under which routes know the issuer's tokens.
+func (s *Issuer) method() policy.Method { return cmp.Or(s.Method, policy.MethodJWT) }
+
+func (c *Config) checkIssuers(report report) {
+	for i := range c.Issuers {
+		for j := range i {
+			if c.Issuers[j].URL == c.Issuers[i].URL {
+				report(fmt.Sprintf("issuers[%d].url", i), fmt.Sprintf("%s is configured already, issuers[%d]", c.Issuers[i].URL, j), "a token has one issuer: put all of it in one entry")
+			}
+		}
+	}
+}
+
+func (c *Config) checkCredentials(report report) {
+	seen := map[string]int{}
+	written := !slices.EqualFunc(c.Credentials, defaultCredentials(), func(a, b CredentialRule) bool {
+		return a.From == b.From && slices.Equal(a.Use, b.Use)
+	})
+	for i, r := range c.Credentials {
+		from, at := strings.ToLower(r.From.String()), fmt.Sprintf("credentials[%d]", i)
+		if first, again := seen[from]; again {
+			report(at+".from", fmt.Sprintf("%s has a rule already, credentials[%d]", r.From, first), "list all methods in one rule")
+		}
+		seen[from] = i
+		if slices.Contains(unreadable, r.From.Header()) {
+			report(at+".from", fmt.Sprintf("%s carries something else", r.From), "choose another header, such as x-api-key")
+		}
+		if len(r.Use) == 0 {
+			report(at+".use", "lists no method", "write api_key or jwt, or remove the rule")
+		}
+		if written {
+			c.checkMethods(report, at+".use", r.Use)
+		}
+		if name, ok := strings.CutPrefix(r.From.String(), "query:"); ok && !c.routesReadQuery(name) {
+			report(at+".from", fmt.Sprintf("no route has insecure_query_credential: %s", name), "name it on a route, or remove the rule")
+		}
+	}
+}
+
+func (c *Config) routesReadQuery(name string) bool {
+	return slices.ContainsFunc(c.Routes, func(r Route) bool { return r.InsecureQueryCredential == name })
+}
+
+func (c *Config) checkRoutes(report report) {
+	names, all := map[string]bool{}, ""
+	for i := range c.Routes {
+		r, path := &c.Routes[i], fmt.Sprintf("routes[%d]", i)
+		checkName(report, path+".name", r.Name, names)
+		if all != "" {
+			report(path, "is never reached", fmt.Sprintf("move it before the route %q, which matches every request", all))
+		} else if len(r.Hosts) == 0 && len(r.Methods) == 0 && len(r.Paths) == 0 {
+			all = r.Name
+		}
+		c.checkRouteMethods(report, r, path)
+		checkRouteMatch(report, r, path)
+		checkRouteDemands(report, r, path)
+		if q := r.InsecureQueryCredential; q != "" && !c.readsQuery(q) {
+			report(path+".insecure_query_credential", fmt.Sprintf("no rule says what is found in query:%s", q),
+				fmt.Sprintf("add {from: query:%s, use: api_key} to credentials", q))
+		}
+	}
+}
+
+func (c *Config) readsQuery(name string) bool {
+	return slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return r.From.String() == "query:"+name })
+}
+
+func (c *Config) checkRouteMethods(report report, r *Route, path string) {
+	if len(r.AnyOf) > 0 && len(r.AllOf) > 0 {
+		report(path+".all_of", "any_of and all_of cannot both be set", "keep one of them")
+	}
+	if r.Anonymous && len(r.AllOf) > 0 {
+		report(path+".anonymous", "anonymous and all_of contradict each other", "remove one of them")
+	}
+	c.checkMethods(report, path+".any_of", r.AnyOf)
+	c.checkMethods(report, path+".all_of", r.AllOf)
+}
+
+var httpMethods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
+
+func checkRouteMatch(report report, r *Route, path string) {
+	for i, m := range r.Methods {
+		at := fmt.Sprintf("%s.methods[%d]", path, i)
+		switch {
+		case !isToken(m):
+			report(at, fmt.Sprintf("%q is not an HTTP method", m), strictyaml.Suggest(m, httpMethods))
+		case slices.Contains(httpMethods, strings.ToUpper(m)) && m != strings.ToUpper(m):
+			report(at, fmt.Sprintf("HTTP methods are case-sensitive, and no client sends %q", m), "write "+strings.ToUpper(m))
+		}
+	}
+	checkNoRepeats(report, path+".methods", r.Methods)
+	checkNoRepeats(report, path+".hosts", r.Hosts)
+	for i, p := range r.Paths {
+		if slices.ContainsFunc(r.Paths[:i], func(o policy.PathPattern) bool { return o.String() == p.String() }) {
+			report(fmt.Sprintf("%s.paths[%d]", path, i), fmt.Sprintf("%q is listed twice", p), "")
+		}
+	}
+}
+
+var kinds = []policy.Kind{policy.KindUser, policy.KindService, policy.KindAgent, policy.KindDevice, policy.KindAnonymous}
+
+func checkRouteDemands(report report, r *Route, path string) {
+	for i, k := range r.Kinds {
+		if !slices.Contains(kinds, k) {
+			names := []string{}
+			for _, known := range kinds {
+				names = append(names, string(known))
+			}
+			report(fmt.Sprintf("%s.kinds[%d]", path, i), fmt.Sprintf("%q is not a kind of principal: use %s", k, strings.Join(names, ", ")),
+				strictyaml.Suggest(string(k), names))
+		}
+	}
+	checkNoRepeats(report, path+".kinds", r.Kinds)
+	for i, s := range r.Scopes {
+		if !isScope(s) {
+			report(fmt.Sprintf("%s.scopes[%d]", path, i), fmt.Sprintf("%q is not a scope", s), "write one scope an item, without spaces and quotes")
+		}
+	}
+	checkNoRepeats(report, path+".scopes", r.Scopes)
+	if r.MinAssurance < 0 || r.MinAssurance > 4 {
+		report(path+".min_assurance", fmt.Sprintf("%d is not a level of assurance: use 0 to 4", r.MinAssurance), "")
+	}
+}
+
+// unreadable are fields that carry the message or several things at once, not
+// one credential; unsettable are those that make no statement about the caller.
+var (
+	unreadable = []string{
+		"connection", "content-encoding", "content-length", "content-type", "cookie", "host",
+		"set-cookie", "te", "trailer", "transfer-encoding", "upgrade",
+	}
+	unsettable = append([]string{"authorization", "proxy-authorization"}, unreadable...)
+)
+
+func (c *Config) checkUpstream(report report) {
+	decision := ""
+	for _, name := range slices.Sorted(maps.Keys(c.Upstream.Headers)) {
+		at := fmt.Sprintf("upstream.headers.%s", name)
+		if !isToken(name) {
+			at = fmt.Sprintf("upstream.headers[%q]", name)
+		}
+		switch {
+		case !isToken(name):
+			report(at, fmt.Sprintf("%q is not the name of a header field", name), "")
+		case name != strings.ToLower(name):
+			report(at, "names of header fields are written in lower case", "write "+strings.ToLower(name))
+		case slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return r.From.Header() == name }) && !slices.Contains(unsettable, name):
+			report(at, "clients send their credentials in this header", "choose a name of your own, such as x-auth-principal")
+		case slices.Contains(unsettable, name):
+			report(at, "cannot be set for the upstream", "choose a name of your own, such as x-auth-principal")
+		}
+		if c.Upstream.Headers[name] == AttributeDecision {
+			if decision != "" {
+				report(at, fmt.Sprintf("the decision's id is in %s already", decision), "keep one of them")
+			}
+			decision = name
+		}
+	}
+}
+
+// refusable are the built-in functions that policies may use only by name.
+var refusable = []string{
+	"http.send", "net.lookup_ip_addr", "opa.runtime", "rand.intn", "uuid.rfc4122",
+	"io.jwt.encode_sign", "io.jwt.encode_sign_raw", "trace", "rego.parse_module",
+}
+
+var entrypoint = regexp.MustCompile(`^data(\.[A-Za-z_][A-Za-z0-9_]*)+$`)
+
+func (c *Config) checkPolicy(report report) {
+	p := &c.Policy
+	if !entrypoint.MatchString(p.Entrypoint) {
+		report("policy.entrypoint", fmt.Sprintf("%q is not a rule", p.Entrypoint), "write it as data.postern.authz.decision")
+	}
+	if v := p.RegoVersion; v != nil && *v != 0 && *v != 1 {
+		report("policy.rego_version", fmt.Sprintf("%d is not a version of Rego: use 0 or 1", *v), "")
+	}
+	for i, b := range p.AllowBuiltins {
+		if !slices.Contains(refusable, b) {
+			report(fmt.Sprintf("policy.allow_builtins[%d]", i), fmt.Sprintf("%q is not a function that must be allowed: those are %s", b, strings.Join(refusable, ", ")),
+				strictyaml.Suggest(b, refusable))
+		}
+	}
+	reaches := slices.Contains(p.AllowBuiltins, "http.send") || slices.Contains(p.AllowBuiltins, "net.lookup_ip_addr")
+	switch {
+	case len(p.AllowHosts) > 0 && !reaches:
+		report("policy.allow_hosts", "no function may use the network", "add http.send to allow_builtins, or remove the hosts")
+	case len(p.AllowHosts) == 0 && reaches:
+		report("policy.allow_builtins", "the functions may reach no host", "list the hosts in allow_hosts")
+	}
+	checkNoRepeats(report, "policy.allow_builtins", p.AllowBuiltins)
+}
+
+// checkRanges refuses numbers that turn a limit off or make it useless.
+func (c *Config) checkRanges(report report) {
+	const million = 1_000_000
+	number := func(path string, v, low, high int) {
+		if v < low || v > high {
+			report(path, fmt.Sprintf("%d is out of range: use %d to %d", v, low, high), "")
+		}
+	}
+	duration := func(path string, v, low, high time.Duration) {
+		if v < low || v > high {
+			report(path, fmt.Sprintf("%s is out of range: use %s to %s", short(v), short(low), short(high)), "")
+		}
+	}
+	size := func(path string, v, low, high strictyaml.Size) {
+		if v < low || v > high {
+			report(path, fmt.Sprintf("%s is out of range: use %s to %s", v, low, high), "")
+		}
+	}
+	number("cache.credentials.size", c.Cache.Credentials.Size, 1, 10*million)
+	duration("cache.credentials.max_ttl", c.Cache.Credentials.MaxTTL, time.Second, time.Hour)
+	number("cache.negative.size", c.Cache.Negative.Size, 1, 10*million)
+	duration("cache.negative.ttl", c.Cache.Negative.TTL, 100*time.Millisecond, time.Minute)
+	number("decisions.keep", c.Decisions.Keep, 0, million)
+	size("limits.message_size", c.Limits.MessageSize, strictyaml.KiB, 64*strictyaml.MiB)
+	size("limits.header_list", c.Limits.HeaderList, strictyaml.KiB, strictyaml.MiB)
+	number("limits.concurrent_streams", int(c.Limits.Streams), 1, 100_000)
+	number("limits.connections", c.Limits.Connections, 1, million)
+	duration("limits.deadline", c.Limits.Deadline, time.Millisecond, time.Minute)
+	duration("shutdown.drain", c.Shutdown.Drain, 0, 10*time.Minute)
+	p := &c.Policy
+	duration("policy.timeout", p.Timeout, time.Millisecond, 10*time.Second)
+	number("policy.max_evaluations", p.MaxEvaluations, 0, 10_000)
+	number("policy.max_value", p.MaxValue, 1<<10, 16<<20)
+	number("policy.limits.files", p.Limits.Files, 1, million)
+	number("policy.limits.depth", p.Limits.Depth, 1, 100)
+	if p.Limits.Bytes < 1<<10 {
+		report("policy.limits.bytes", fmt.Sprintf("%d is out of range: use at least 1024", p.Limits.Bytes), "")
+	}
+	if p.Cache.MaxBytes < 1<<20 {
+		report("policy.cache.max_bytes", fmt.Sprintf("%d is out of range: use at least 1048576", p.Cache.MaxBytes), "set policy.cache.size to -1 to turn the cache off")
+	}
+	number("policy.cache.size", p.Cache.Size, -1, 10*million)
+	duration("policy.cache.max_ttl", p.Cache.MaxTTL, time.Second, time.Hour)
+	if p.Timeout >= c.Limits.Deadline {
+		report("policy.timeout", fmt.Sprintf("%s leaves no time to answer within limits.deadline, %s", short(p.Timeout), short(c.Limits.Deadline)), "")
+	}
+}
+
+// short writes 1m0s as 1m.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+func checkName(report report, path, name string, seen map[string]bool) {
+	switch {
+	case name == "":
+		report(path, "is empty", "give it a name for logs and metrics")
+	case !isToken(name) || len(name) > 64:
+		report(path, fmt.Sprintf("%q is not a name", name), "use up to 64 letters, digits, - and _")
+	case seen[name]:
+		report(path, fmt.Sprintf("%q is used already", name), "names are unique")
+	}
+	seen[name] = true
+}
+
+func checkNoRepeats[T comparable](report report, path string, list []T) {
+	for i, v := range list {
+		if slices.Contains(list[:i], v) {
+			report(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("%v is listed twice", v), "")
+		}
+	}
+}
+
+// isToken reports whether s is a token of RFC 9110 section 5.6.2.
+func isToken(s string) bool {
+	for i := range len(s) {
+		b := s[i]
+		if !('a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", b) >= 0) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isScope reports whether s is a scope-token of RFC 6749 section 3.3.
+func isScope(s string) bool {
+	for i := range len(s) {
+		if b := s[i]; b <= ' ' || b >= 0x7f || b == '"' || b == '\\' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isRealm reports whether s can stand in a quoted string without escapes.
+func isRealm(s string) bool {
+	for i := range len(s) {
+		if b := s[i]; b < ' ' || b >= 0x7f || b == '"' || b == '\\' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 128
+}
+
+// isSPIFFE reports whether s is a SPIFFE ID with a path.
+func isSPIFFE(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme == "spiffe" && isHost(u.Host) && strings.HasPrefix(u.Path, "/") && len(u.Path) > 1 &&
+		!strings.HasSuffix(u.Path, "/") && u.RawQuery == "" && u.Fragment == "" && u.User == nil && len(s) <= 2048
+}
+
+// isHost reports whether s is a host name in lower case, or one with "*." before.
+func isHost(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return false
+	}
+	for label := range strings.SplitSeq(strings.TrimPrefix(s, "*."), ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" || label[0] == '-' {
+			return false
+		}
+	}
+	return len(s) <= 253
+}

@@ -1,0 +1,117 @@
+package grpc
+
+import (
+	"net/netip"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/door"
+)
+
+// reader turns questions into Attributes and notes what is wrong with them. A
+// violation names the field and never its value.
+type reader struct {
+	violations []*errdetails.BadRequest_FieldViolation
+}
+
+// violation says what is wrong with a field.
+func (r *reader) violation(field, description string) {
+	r.violations = append(r.violations, &errdetails.BadRequest_FieldViolation{Field: field, Description: description})
+}
+
+// attributes reads one question; prefix is where in the message it stands.
+func (r *reader) attributes(c *posternv1.Credential, t *posternv1.Target, context *structpb.Struct, prefix string) *policy.Attributes {
+	a := &policy.Attributes{Presented: presented(c), Tenant: t.GetTenant(), Context: object(context), Size: -1}
+	prefix += "target"
+	switch kind := t.GetKind().(type) {
+	case *posternv1.Target_Http:
+		r.http(a, kind.Http, prefix+".http.")
+	case *posternv1.Target_Grpc:
+		r.grpc(a, kind.Grpc, prefix+".grpc.")
+	case *posternv1.Target_Action:
+		r.action(a, kind.Action, prefix+".action.")
+	default:
+		r.violation(prefix, "is required")
+	}
+	return a
+}
+
+// presented reads the credential. One that was given and is empty stays one: it
+// must not make Postern look elsewhere.
+func presented(c *posternv1.Credential) *policy.Presented {
+	switch kind := c.GetKind().(type) {
+	case *posternv1.Credential_ApiKey:
+		return &policy.Presented{Use: "api_key", Secret: policy.NewSecret(kind.ApiKey)}
+	case *posternv1.Credential_BearerToken:
+		return &policy.Presented{Use: "bearer", Secret: policy.NewSecret(kind.BearerToken)}
+	}
+	if c != nil { // a kind that this version does not know
+		return &policy.Presented{}
+	}
+	return nil
+}
+
+func (r *reader) http(a *policy.Attributes, t *posternv1.HttpTarget, at string) {
+	a.Method, a.Host, a.Path, a.Scheme = t.GetMethod(), t.GetHost(), t.GetPath(), t.GetScheme()
+	a.Headers = headers(t.GetHeaders())
+	a.Source.Address = r.address(t.GetSourceIp(), at+"source_ip")
+}
+
+// grpc reads a gRPC call as the HTTP request that it is on the wire.
+func (r *reader) grpc(a *policy.Attributes, t *posternv1.GrpcTarget, at string) {
+	const contentType = "content-type"
+	a.Method, a.Path, a.Protocol = "POST", "/"+t.GetService()+"/"+t.GetMethod(), "HTTP/2"
+	a.Headers = headers(t.GetMetadata())
+	if _, n := a.Headers.Get(contentType); n == 0 {
+		a.Headers = append(a.Headers, policy.Header{Name: contentType, Value: "application/grpc"})
+	}
+	a.Source.Address = r.address(t.GetSourceIp(), at+"source_ip")
+	r.require(t.GetService(), at+"service")
+	r.require(t.GetMethod(), at+"method")
+}
+
+func (r *reader) action(a *policy.Attributes, t *posternv1.ActionTarget, at string) {
+	a.Action = &policy.Action{
+		Name: t.GetAction(), ResourceType: t.GetResourceType(), ResourceID: t.GetResourceId(),
+		Properties: object(t.GetProperties()),
+	}
+	r.require(a.Action.Name, at+"action")
+}
+
+func (r *reader) require(value, field string) {
+	if value == "" {
+		r.violation(field, "is required")
+	}
+}
+
+func (r *reader) address(ip, field string) netip.AddrPort {
+	if ip == "" {
+		return netip.AddrPort{}
+	}
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		r.violation(field, "is not an IP address")
+	}
+	return netip.AddrPortFrom(addr, 0)
+}
+
+func headers(fields []*posternv1.HeaderField) policy.Headers {
+	if len(fields) == 0 {
+		return nil
+	}
+	all := make(policy.Headers, len(fields))
+	for i, f := range fields {
+		all[i] = policy.Header{Name: door.Lower(f.GetName()), Value: f.GetValue()}
+	}
+	return all
+}
+
+func object(s *structpb.Struct) map[string]any {
+	if s == nil {
+		return nil
+	}
+	return s.AsMap()
+}

@@ -1,0 +1,98 @@
+package server
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// registerMetrics adds what is read when somebody asks; decisions are counted by
+// audit.Metrics as they are made.
+func (s *Server) registerMetrics() {
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), (*collector)(s))
+}
+
+// collector reads the parts in force.
+type collector Server
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("postern_"+name, help, labels, nil)
+}
+
+var (
+	descPolicy      = describe("policy_info", "The policy in force; always 1.", "revision")
+	descPolicyTime  = describe("policy_activated_seconds", "When the policy in force was activated, as Unix time.")
+	descReload      = describe("reload_failed", "Whether the last reload of this part failed; what was in force before stays.", "part")
+	descReloadTime  = describe("reload_seconds", "When this part was last read, as Unix time.", "part")
+	descKeys        = describe("api_keys", "API keys in the index.")
+	descQuarantine  = describe("api_keys_quarantined", "API keys disabled on this replica because they were sent over plaintext.")
+	descCache       = describe("credential_cache_total", "Look-ups of the credential cache, by result: hit, negative_hit (a known bad one) or miss.", "result")
+	descCacheSize   = describe("credential_cache_entries", "Credentials in the cache, by kind: good or bad.", "kind")
+	descDecisions   = describe("decision_cache_total", "Look-ups of the decision cache of the policy in force, by result: hit or miss.", "result")
+	descDecisionLen = describe("decision_cache_entries", "Decisions in the cache of the policy in force.")
+	descDropped     = describe("decision_log_dropped_total", "Decisions that were not logged because the log could not keep up.")
+	descIssuerKeys  = describe("issuer_keys", "Keys in use, by issuer.", "issuer")
+	descIssuerAge   = describe("issuer_keys_fetched_seconds", "When the keys in use were fetched, as Unix time, by issuer.", "issuer")
+	descIssuerErr   = describe("issuer_fetch_failed", "Whether the last fetch of an issuer's keys failed.", "issuer")
+	descPrivate     = describe("jwks_private_key_seen", "Whether an issuer publishes a private key in its key set.", "issuer")
+)
+
+// Describe implements prometheus.Collector. Sending nothing makes the collector
+// unchecked: some metrics come and go with the configuration.
+func (*collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	p := c.current.Load()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	part := func(name string, last *lastLoad) {
+		err, at := last.get()
+		gauge(descReload, truth(err != nil), name)
+		if !at.IsZero() {
+			gauge(descReloadTime, float64(at.Unix()), name)
+		}
+	}
+	part("configuration", &c.config)
+	part("policy", &p.policy.last)
+	if snapshot := p.policy.Snapshot(); snapshot != nil {
+		gauge(descPolicy, 1, snapshot.Revision)
+		gauge(descPolicyTime, float64(snapshot.Activated.Unix()))
+		stats := snapshot.Stats()
+		count(descDecisions, stats.Hits, "hit")
+		count(descDecisions, stats.Misses, "miss")
+		gauge(descDecisionLen, float64(stats.Entries))
+	}
+	keys := p.keys.Status()
+	gauge(descKeys, float64(keys.Keys))
+	gauge(descQuarantine, float64(len(keys.Quarantined)))
+	gauge(descReload, truth(keys.Err != nil), "api_keys")
+	proven := p.proven.Stats()
+	count(descCache, proven.Hits, "hit")
+	count(descCache, proven.NegativeHits, "negative_hit")
+	count(descCache, proven.Misses, "miss")
+	gauge(descCacheSize, float64(proven.Size), "good")
+	gauge(descCacheSize, float64(proven.NegativeSize), "bad")
+	if c.decLog != nil {
+		count(descDropped, c.decLog.Dropped())
+	}
+	for issuer, source := range p.sources {
+		status := source.Status()
+		gauge(descIssuerKeys, float64(status.Keys), issuer)
+		gauge(descIssuerErr, truth(status.Err != nil), issuer)
+		gauge(descPrivate, truth(status.PrivateKeySeen), issuer)
+		if !status.Fetched.IsZero() {
+			gauge(descIssuerAge, float64(status.Fetched.Unix()), issuer)
+		}
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,295 @@
+// Package server runs Postern: it reads the configuration, assembles the parts,
+// listens, and swaps in what changes while it runs.
+//
+// Two things are in force at any time, each behind one atomic pointer: the parts
+// (with the Checker that every request loads once) and the TLS material. A change
+// of the configuration, the keys file, the policy or a certificate is built and
+// checked aside and swapped whole; if it is wrong, what was in force stays, and
+// the log and /readyz say why. What a listener is bound to does not change before
+// a restart.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+
+	"github.com/postern-auth/postern/server/admin"
+	"github.com/postern-auth/postern/server/audit"
+	"github.com/postern-auth/postern/server/check"
+	"github.com/postern-auth/postern/server/door"
+	"github.com/postern-auth/postern/server/door/extauthz"
+	grpcdoor "github.com/postern-auth/postern/server/door/grpc"
+)
+
+// Options are what a Server takes from whoever starts it.
+type Options struct {
+	// Load reads the configuration; it is called again for each reload.
+	Load func() (*Config, error)
+	// ConfigPath is the file to watch; empty for none.
+	ConfigPath string
+	// Logger takes the server's log; discarded if nil.
+	Logger *slog.Logger
+	// OnReady, if set, is called once when all listeners take connections.
+	OnReady func(Addresses)
+}
+
+// Addresses are where a Server listens.
+type Addresses struct {
+	GRPC, Admin net.Addr // Admin is nil if it is off
+}
+
+// Server is one replica.
+type Server struct {
+	opts     Options
+	log      *slog.Logger
+	now      func() time.Time
+	live     check.Live
+	callers  callers
+	certs    *certificates
+	registry *prometheus.Registry
+	ring     *audit.Ring
+	decLog   *audit.Log
+	env      surroundings
+	health   *health.Server
+	config   lastLoad // of the configuration
+
+	mu       sync.Mutex // orders reloads
+	current  atomic.Pointer[parts]
+	draining atomic.Bool
+}
+
+// New reads the configuration and assembles a Server. It listens nowhere yet.
+func New(ctx context.Context, opts Options) (*Server, error) {
+	cfg, err := opts.Load()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		opts: opts, log: opts.Logger, now: time.Now, registry: prometheus.NewRegistry(),
+		ring: audit.NewRing(cfg.Decisions.Keep), health: health.NewServer(),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	recorders := audit.Tee{audit.NewMetrics(s.registry), s.ring}
+	if cfg.Decisions.Log != LogNone {
+		s.decLog = audit.NewLog(s.log, cfg.Decisions.Log == LogAll)
+		recorders = append(recorders, s.decLog)
+	}
+	s.env = surroundings{recorder: recorders, log: s.log, now: s.now}
+	if cfg.TLS != nil {
+		if s.certs, err = newCertificates(*cfg.TLS); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.Swap(ctx, cfg); err != nil {
+		return nil, err
+	}
+	s.registerMetrics()
+	return s, nil
+}
+
+// Swap assembles a configuration and puts it in force, whole or not at all.
+func (s *Server) Swap(ctx context.Context, cfg *Config) error {
+	prev := s.current.Load()
+	next, err := assemble(ctx, cfg, prev, s.env)
+	if err != nil {
+		return err
+	}
+	s.callers.set(cfg.Callers)
+	s.live.Swap(next.checker)
+	s.current.Store(next)
+	if prev != nil {
+		prev.closeUnlessIn(next)
+	}
+	s.log.Info("configuration in force", "policy", next.policy.Revision(), "api_keys", next.keys.Status().Keys, "issuers", len(next.sources))
+	return nil
+}
+
+// Close ends what New started. Call it when Run has returned, or instead of it.
+func (s *Server) Close() error {
+	if p := s.current.Load(); p != nil {
+		p.closeUnlessIn(nil)
+	}
+	if s.decLog == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return s.decLog.Close(ctx)
+}
+
+// Run listens and serves until ctx ends, then drains and returns.
+func (s *Server) Run(ctx context.Context) error {
+	cfg := s.current.Load().cfg
+	rpcListener, err := listen(cfg.Listen.GRPC, cfg.Limits.Connections)
+	if err != nil {
+		return fmt.Errorf("listen.grpc: %w", err)
+	}
+	var adminListener net.Listener
+	if cfg.Listen.Admin.Network() != "" {
+		if adminListener, err = listen(cfg.Listen.Admin, 100); err != nil {
+			_ = rpcListener.Close()
+			return fmt.Errorf("listen.admin: %w", err)
+		}
+		if s.certs != nil && !cfg.Listen.Admin.Local() {
+			adminListener = tls.NewListener(adminListener, s.certs.config())
+		}
+	}
+	rpc, adm := s.rpcServer(cfg), s.adminServer(cfg)
+	failed := make(chan error, 2)
+	go func() { failed <- rpc.Serve(rpcListener) }()
+	addresses := Addresses{GRPC: rpcListener.Addr()}
+	if adminListener != nil {
+		addresses.Admin = adminListener.Addr()
+		go func() { failed <- adm.Serve(adminListener) }()
+	}
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	go s.watch(watching)
+	if s.opts.OnReady != nil {
+		s.opts.OnReady(addresses)
+	}
+	select {
+	case <-ctx.Done():
+		s.drain(rpc, adm, cfg.Shutdown.Drain)
+		return nil
+	case err := <-failed:
+		rpc.Stop()
+		_ = adm.Close()
+		return err
+	}
+}
+
+// drain lets requests under way finish: first the world is told, then new
+// connections are refused, and after the time is over what is left is cut.
+func (s *Server) drain(rpc *grpc.Server, adm *http.Server, limit time.Duration) {
+	s.log.Info("draining", "for", limit.String())
+	s.draining.Store(true)
+	s.health.Shutdown()
+	done := make(chan struct{})
+	go func() { rpc.GracefulStop(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(limit):
+		s.log.Warn("requests were still under way when the time to drain was over")
+		rpc.Stop()
+	}
+	_ = adm.Close()
+}
+
+// rpcServer is the data plane: both doors, health, and reflection if wanted.
+func (s *Server) rpcServer(cfg *Config) *grpc.Server {
+	opts := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(int(cfg.Limits.MessageSize)),
+		grpc.MaxConcurrentStreams(cfg.Limits.Streams),
+		grpc.MaxHeaderListSize(uint32(cfg.Limits.HeaderList)),
+		grpc.ConnectionTimeout(10 * time.Second),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.UnaryInterceptor(s.callers.unary),
+		grpc.ChainStreamInterceptor(recovery.StreamServerInterceptor(s.recovered()), s.callers.stream),
+		grpc.WaitForHandlers(true),
+	}
+	if s.certs != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(s.certs.config())))
+	}
+	rpc := grpc.NewServer(opts...)
+	extauthz.New(&s.live, extauthz.Config{
+		OnFault:       extauthz.OnFault(cfg.OnFault),
+		StatusProfile: door.StatusProfile(cfg.StatusProfile),
+		KeyHeaders:    keyHeaders(cfg.Credentials),
+	}, s.log).Register(rpc)
+	grpcdoor.New(&s.live, &s.live, s.log).Register(rpc)
+	healthpb.RegisterHealthServer(rpc, s.health)
+	if cfg.Reflection {
+		reflection.Register(rpc)
+	}
+	return rpc
+}
+
+// recovered answers a panic outside of the doors, which have guards of their own
+// and deny: without its text, which may hold anything.
+func (s *Server) recovered() recovery.Option {
+	return recovery.WithRecoveryHandlerContext(func(ctx context.Context, thrown any) error {
+		door.Recovered(ctx, s.log, "grpc", thrown)
+		return status.Error(codes.Internal, "internal error")
+	})
+}
+
+// adminServer is the control plane, HTTP and gRPC on one listener.
+func (s *Server) adminServer(cfg *Config) *http.Server {
+	handler := admin.Handler(admin.Config{
+		Conditions: s.conditions,
+		Metrics:    promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}),
+		Decisions:  &admin.Decisions{Ring: s.ring},
+		Register: func(rpc *grpc.Server) {
+			if cfg.Reflection {
+				reflection.Register(rpc)
+			}
+		},
+	}, grpc.UnaryInterceptor(recovery.UnaryServerInterceptor(s.recovered())), grpc.StreamInterceptor(recovery.StreamServerInterceptor(s.recovered())))
+	if !cfg.Listen.Admin.Local() {
+		handler = s.callers.http(handler)
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler: handler, Protocols: protocols, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: int(cfg.Limits.HeaderList), ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// Offline assembles a configuration for one decision in this process. Nothing is
+// listened on or recorded.
+func Offline(ctx context.Context, cfg *Config) (*check.Checker, func(), error) {
+	p, err := assemble(ctx, cfg, nil, surroundings{log: slog.New(slog.DiscardHandler), now: time.Now})
+	if err != nil {
+		return nil, nil, err
+	}
+	return p.checker, func() { p.closeUnlessIn(nil) }, nil
+}
+
+// Verify reads a configuration and everything on disk that it names, and says all
+// that is wrong. Nothing is fetched.
+func Verify(ctx context.Context, path string) error {
+	cfg, err := LoadConfig(path)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	if cfg.TLS != nil {
+		_, err := newCertificates(*cfg.TLS)
+		errs = append(errs, err)
+	}
+	if cfg.Policy.Path == "" {
+		errs = append(errs, errors.New("policy.path: there is no policy, and everything would be denied"))
+	}
+	quiet := surroundings{log: slog.New(slog.DiscardHandler), now: time.Now}
+	_, err = assemblePolicy(ctx, cfg, &parts{cfg: &Config{}}, quiet)
+	errs = append(errs, err)
+	_, err = assembleKeys(cfg, &parts{cfg: &Config{}}, quiet)
+	return errors.Join(append(errs, err)...)
+}

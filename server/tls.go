@@ -1,0 +1,97 @@
+package server
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync/atomic"
+)
+
+// maxPEM is far more than any chain or list of CAs.
+const maxPEM = 4 << 20
+
+// protocols are offered by ALPN; HTTP/1.1 is for metrics and health.
+var protocols = []string{"h2", "http/1.1"}
+
+// certificates is the server's side of TLS. A handshake takes the material in
+// force at that moment; Reload swaps it whole, or keeps it and says why.
+type certificates struct {
+	cfg     TLS
+	current atomic.Pointer[material]
+}
+
+type material struct {
+	config *tls.Config
+	digest [32]byte // of the files, to see whether they changed
+}
+
+func newCertificates(cfg TLS) (*certificates, error) {
+	c := &certificates{cfg: cfg}
+	_, err := c.Reload()
+	return c, err
+}
+
+// Reload reads the files again and reports whether anything changed.
+func (c *certificates) Reload() (changed bool, err error) {
+	next, err := c.load()
+	if err != nil {
+		return false, err
+	}
+	if old := c.current.Load(); old != nil && old.digest == next.digest {
+		return false, nil
+	}
+	c.current.Store(next)
+	return true, nil
+}
+
+func (c *certificates) load() (*material, error) {
+	cert, err := readFile(c.cfg.Cert.String(), maxPEM)
+	if err != nil {
+		return nil, fmt.Errorf("tls.cert: %w", err)
+	}
+	key, err := readFile(c.cfg.Key.String(), maxPEM)
+	if err != nil {
+		return nil, fmt.Errorf("tls.key: %w", err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("tls.cert and tls.key: %w", err)
+	}
+	config := &tls.Config{
+		Certificates: []tls.Certificate{pair},
+		MinVersion:   tls.VersionTLS13,
+		NextProtos:   protocols,
+	}
+	if c.cfg.MinVersion == TLS12 {
+		config.MinVersion = tls.VersionTLS12
+	}
+	digest := sha256.New()
+	digest.Write(cert)
+	digest.Write(key)
+	if ca := c.cfg.ClientCA.String(); ca != "" {
+		pem, err := readFile(ca, maxPEM)
+		if err != nil {
+			return nil, fmt.Errorf("tls.client_ca: %w", err)
+		}
+		config.ClientCAs = x509.NewCertPool()
+		if !config.ClientCAs.AppendCertsFromPEM(pem) {
+			return nil, errors.New("tls.client_ca: no certificate in the file")
+		}
+		config.ClientAuth = tls.RequireAndVerifyClientCert
+		digest.Write(pem)
+	}
+	m := &material{config: config}
+	digest.Sum(m.digest[:0])
+	return m, nil
+}
+
+// config is what listeners are given: every handshake asks for the current one.
+func (c *certificates) config() *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12, // the current configuration says what really counts
+		NextProtos:         protocols,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current.Load().config, nil },
+	}
+}
