@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -81,10 +82,35 @@ func (s *Server) reloadConfig(ctx context.Context) error {
 	if cfg.equal(old) {
 		return nil
 	}
-	if old.Listen != cfg.Listen || old.Limits != cfg.Limits || (old.TLS == nil) != (cfg.TLS == nil) {
-		s.log.Warn("listeners, TLS on or off, and limits change at the next start only")
+	if late := startOnly(old, cfg); len(late) > 0 {
+		s.log.Warn("some settings change at the next start only", "settings", late)
 	}
 	return s.Swap(ctx, cfg)
+}
+
+// startOnly names the changed settings that listeners, doors and logs were made
+// from.
+func startOnly(old, next *Config) []string {
+	var late []string
+	for _, setting := range []struct {
+		name    string
+		changed bool
+	}{
+		{"listen", old.Listen != next.Listen},
+		{"tls", !reflect.DeepEqual(old.TLS, next.TLS)},
+		{"limits", old.Limits != next.Limits},
+		{"decisions", old.Decisions != next.Decisions},
+		{"on_fault", old.OnFault != next.OnFault},
+		{"status_profile", old.StatusProfile != next.StatusProfile},
+		{"reflection", old.Reflection != next.Reflection},
+		{"shutdown", old.Shutdown != next.Shutdown},
+		{"log", old.Log != next.Log},
+	} {
+		if setting.changed {
+			late = append(late, setting.name)
+		}
+	}
+	return late
 }
 
 // fromFile reports whether the issuer's keys lie on this machine.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
+	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server"
 	grpcdoor "github.com/postern-auth/postern/server/door/grpc"
 )
@@ -25,7 +27,7 @@ type question struct {
 	config  string
 	headers []string
 	source  string
-	output  string
+	output  format
 }
 
 func checkCommand() *cobra.Command {
@@ -37,13 +39,17 @@ func checkCommand() *cobra.Command {
 the configuration in a file. Prints the decision; the exit status is 0 for allow,
 1 for deny, and 2 if there is no answer.
 
-A header value that starts with @ is read from that file, and @- from standard
-input, so that a credential shows up in no process list or shell history.`,
+A header value @FILE is read from that file, and @- from standard input, so that
+a credential shows up in no process list or shell history; in authorization, it
+may follow the scheme.
+
+The path is sent as it is typed, dots and escapes included: how it is read is the
+server's business.`,
 		Example: `  postern check https://api.example.com/orders/7 -H 'x-api-key: @key.txt'
   postern check POST https://api.example.com/orders -H 'authorization: Bearer @token.txt'
   postern check -c postern.yaml https://api.example.com/orders/7 -H 'x-api-key: @-' < key.txt
   postern check -o json https://api.example.com/healthz`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: arguments(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req, err := q.request(cmd.InOrStdin(), args)
 			if err != nil {
@@ -61,10 +67,13 @@ input, so that a credential shows up in no process list or shell history.`,
 	}
 	q.flags(cmd, "server", "127.0.0.1:9191")
 	f := cmd.Flags()
-	f.StringVarP(&q.config, "config", "c", "", "decide here with this configuration instead of asking a server")
+	configFlag(cmd, &q.config, "", "decide here with this configuration instead of asking a server")
 	f.StringArrayVarP(&q.headers, "header", "H", nil, "header field of the request, as 'name: value'; repeatable")
 	f.StringVar(&q.source, "source", "127.0.0.1", "address of the client")
 	outputFlag(cmd, &q.output)
+	for _, name := range []string{"server", "tls", "ca", "cert", "key", "caller-token-file"} {
+		cmd.MarkFlagsMutuallyExclusive("config", name)
+	}
 	return cmd
 }
 
@@ -73,63 +82,88 @@ func exitOf(d *posternv1.Decision) error {
 	switch {
 	case d.GetAllowed():
 		return nil
-	case d.GetHttpStatus() == http.StatusServiceUnavailable:
-		return &exitError{status: exitFault}
+	case policy.Reason(d.GetReason()).Fault():
+		return &exitError{exitFault}
 	}
-	return &exitError{status: exitDeny}
+	return &exitError{exitDeny}
 }
 
 func (q *question) request(stdin io.Reader, args []string) (*posternv1.CheckRequest, error) {
+	target, err := httpTarget(args)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := netip.ParseAddr(q.source); err != nil {
+		return nil, fmt.Errorf("--source %q is not an IP address", q.source)
+	}
+	target.SourceIp = q.source
+	for _, h := range q.headers {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok { // not shown: it may be the credential itself
+			return nil, errors.New("-H has no colon; a header field is 'name: value'")
+		}
+		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+		if value, err = fromFile(stdin, name, value); err != nil {
+			return nil, fmt.Errorf("-H %s: %w", name, err)
+		}
+		target.Headers = append(target.Headers, &posternv1.HeaderField{Name: name, Value: value})
+	}
+	return &posternv1.CheckRequest{Target: &posternv1.Target{Kind: &posternv1.Target_Http{Http: target}}}, nil
+}
+
+// errURL does not repeat the URL, in which there may be a password.
+var errURL = errors.New("that is not a URL such as https://api.example.com/orders/7")
+
+// httpTarget reads [METHOD] URL. Only what stands before the path is parsed.
+func httpTarget(args []string) (*posternv1.HttpTarget, error) {
 	method, target := http.MethodGet, args[len(args)-1]
 	if len(args) == 2 {
 		method = args[0]
 	}
-	u, err := url.Parse(target)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("%q is not a URL such as https://api.example.com/orders/7", target)
+	scheme, rest, _ := strings.Cut(target, "://")
+	authority, path := rest, "/"
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority, path = rest[:i], rest[i:]
 	}
-	if _, err := netip.ParseAddr(q.source); err != nil {
-		return nil, fmt.Errorf("--source %q is not an address", q.source)
-	}
-	// The path goes out as it was typed: how it is read is the server's business.
-	_, rest, _ := strings.Cut(target, "://")
-	path := "/"
-	if i := strings.IndexAny(rest, "/?"); i >= 0 {
-		path = rest[i:]
-	}
-	if strings.HasPrefix(path, "?") {
+	if path[0] != '/' {
 		path = "/" + path
 	}
-	http := &posternv1.HttpTarget{Method: method, Scheme: u.Scheme, Host: u.Host, Path: path, SourceIp: q.source}
-	for _, h := range q.headers {
-		name, value, ok := strings.Cut(h, ":")
-		if !ok {
-			return nil, fmt.Errorf("-H %q: a header field is 'name: value'", name)
-		}
-		value, err := fromFile(stdin, strings.TrimSpace(value))
-		if err != nil {
-			return nil, err
-		}
-		http.Headers = append(http.Headers, &posternv1.HeaderField{Name: strings.TrimSpace(name), Value: value})
+	u, err := url.Parse(scheme + "://" + authority)
+	switch {
+	case err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https":
+		return nil, errURL
+	case u.User != nil:
+		return nil, errors.New("the URL holds a user's name or password; send them as -H 'authorization: Basic @FILE'")
 	}
-	return &posternv1.CheckRequest{Target: &posternv1.Target{Kind: &posternv1.Target_Http{Http: http}}}, nil
+	return &posternv1.HttpTarget{Method: method, Scheme: u.Scheme, Host: authority, Path: path}, nil
 }
 
-// fromFile puts the content of a file where a value says @FILE, also after a
-// scheme: "Bearer @token.txt".
-func fromFile(stdin io.Reader, value string) (string, error) {
+// maxHeaderFile is more than any server takes as a header field.
+const maxHeaderFile = 1 << 20
+
+// fromFile puts the content of a file in place of @FILE, which in authorization
+// may follow a scheme: "Bearer @token.txt".
+func fromFile(stdin io.Reader, header, value string) (string, error) {
 	before, name, found := strings.Cut(value, "@")
-	if !found || before != "" && !strings.HasSuffix(before, " ") {
+	scheme := strings.EqualFold(header, "authorization") && strings.Count(before, " ") == 1 && strings.HasSuffix(before, " ")
+	if !found || before != "" && !scheme {
 		return value, nil
 	}
-	var content []byte
-	var err error
-	if name == "-" {
-		content, err = io.ReadAll(io.LimitReader(stdin, 1<<20))
-	} else {
-		content, err = os.ReadFile(name)
+	source := stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return "", err
+		}
+		defer func() { _ = f.Close() }()
+		source = f
 	}
-	return before + strings.TrimSpace(string(content)), err
+	content, err := io.ReadAll(io.LimitReader(source, maxHeaderFile))
+	text := strings.TrimSpace(string(content))
+	if err == nil && text == "" {
+		err = fmt.Errorf("@%s is empty", name)
+	}
+	return before + text, err
 }
 
 func (q *question) ask(ctx context.Context, req *posternv1.CheckRequest) (*posternv1.CheckResponse, error) {
@@ -155,7 +189,7 @@ func (q *question) ask(ctx context.Context, req *posternv1.CheckRequest) (*poste
 
 // decideHere asks the same door as a server's caller would, without a wire.
 func (q *question) decideHere(ctx context.Context, req *posternv1.CheckRequest) (*posternv1.CheckResponse, error) {
-	cfg, err := server.LoadConfig(q.config)
+	cfg, err := loadConfig(q.config)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +211,7 @@ func decisionRows(res *posternv1.CheckResponse) []row {
 	}
 	rows := []row{
 		{"decision", verdict},
-		{"reason", strings.ToLower(strings.TrimPrefix(d.GetReason().String(), "REASON_"))},
+		{"reason", word(d.GetReason(), "REASON_")},
 		{"status", strconv.Itoa(int(d.GetHttpStatus()))},
 		{"message", d.GetMessage()},
 		{"missing scopes", strings.Join(d.GetMissingScopes(), " ")},
@@ -189,7 +223,7 @@ func decisionRows(res *posternv1.CheckResponse) []row {
 	if p != nil {
 		rows = append(rows,
 			row{"principal", p.GetId()},
-			row{"kind", strings.ToLower(strings.TrimPrefix(p.GetKind().String(), "PRINCIPAL_KIND_"))},
+			row{"kind", word(p.GetKind(), "PRINCIPAL_KIND_")},
 			row{"tenant", p.GetTenant()},
 			row{"roles", strings.Join(p.GetRoles(), " ")},
 			row{"scopes", strings.Join(p.GetScopes(), " ")},
@@ -199,4 +233,9 @@ func decisionRows(res *posternv1.CheckResponse) []row {
 		)
 	}
 	return append(rows, row{"policy", d.GetPolicyRevision()}, row{"decision id", d.GetDecisionId()})
+}
+
+// word is a value of an enumeration as people write it.
+func word(value fmt.Stringer, prefix string) string {
+	return strings.ToLower(strings.TrimPrefix(value.String(), prefix))
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -20,12 +21,11 @@ import (
 
 // connection says how to reach a server.
 type connection struct {
-	address             string
-	ca, cert, key       string
-	tls                 bool
-	tokenFile           string
-	timeout             time.Duration
-	defaultPort, naming string
+	address       string
+	ca, cert, key string
+	tls           bool
+	tokenFile     string
+	timeout       time.Duration
 }
 
 // flags adds the flags of a connection. The name is that of the listener.
@@ -38,6 +38,7 @@ func (c *connection) flags(cmd *cobra.Command, name, address string) {
 	f.StringVar(&c.key, "key", "", "PEM file of the client's key")
 	f.StringVar(&c.tokenFile, "caller-token-file", "", "file with the token of a caller, if the server's list asks for one")
 	f.DurationVar(&c.timeout, "timeout", 5*time.Second, "how long to wait for the answer")
+	cmd.MarkFlagsRequiredTogether("cert", "key")
 }
 
 // dial connects; a call then carries the caller's token and the timeout.
@@ -88,17 +89,39 @@ func (c *connection) context(ctx context.Context) (context.Context, context.Canc
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(string(token))), cancel, nil
 }
 
+// symptoms are what grpc-go says when it cannot connect, and what helps.
+var symptoms = []struct{ text, hint string }{
+	{"connection refused", "nothing listens there; is the server running? (postern serve)"},
+	{"no such file", "nothing listens there; is the server running? (postern serve)"},
+	{"no such host", "there is no such host"},
+	{"certificate required", "the server wants a client certificate: give --cert and --key"},
+	{"bad certificate", "the server does not accept the client certificate"},
+	{"unknown certificate authority", "the server does not know who signed the client certificate"},
+	{"unknown authority", "who signed the server's certificate is not known here: give --ca"},
+	{"first record does not look like a TLS handshake", "the server speaks no TLS: leave out --tls, --ca and --cert"},
+	{"x509: ", "the server's certificate is not good for this address"},
+	{"error reading server preface", "perhaps the server speaks TLS: give --tls or --ca"},
+	{"deadline exceeded", "there was no answer in time; --timeout waits longer"},
+}
+
 // explainRPC turns a gRPC error into what a person can act on.
 func (c *connection) explainRPC(err error) error {
 	s, ok := status.FromError(err)
 	if !ok {
 		return err
 	}
-	switch {
-	case strings.Contains(s.Message(), "connection refused"), strings.Contains(s.Message(), "no such file"):
-		return fmt.Errorf("nothing listens on %s; is the server running? (postern serve)", c.address)
-	case strings.Contains(s.Message(), "context deadline exceeded"):
-		return fmt.Errorf("no answer from %s within %v", c.address, c.timeout)
+	switch s.Code() {
+	case codes.Unavailable, codes.DeadlineExceeded:
+		for _, known := range symptoms {
+			if strings.Contains(s.Message(), known.text) {
+				return fmt.Errorf("no answer from %s: %s", c.address, known.hint)
+			}
+		}
+		return fmt.Errorf("no answer from %s: %s", c.address, s.Message())
+	case codes.PermissionDenied:
+		return fmt.Errorf("%s; show who is asking with --cert and --key, or --caller-token-file", s.Message())
+	case codes.Unimplemented:
+		return fmt.Errorf("%s does not serve this; check and explain talk to different listeners (--server, --admin)", c.address)
 	}
-	return errors.New(strings.ToLower(s.Code().String()) + ": " + s.Message())
+	return errors.New(s.Message())
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -10,12 +12,27 @@ import (
 )
 
 func configCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "config",
-		Short: "Check, show and describe the configuration",
+	return group("config", "Check, show and describe the configuration",
+		configCheckCommand(), configShowCommand(), configSchemaCommand())
+}
+
+// configFlag adds -c to a command.
+func configFlag(cmd *cobra.Command, path *string, standard, usage string) {
+	cmd.Flags().StringVarP(path, "config", "c", standard, usage)
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
+}
+
+// missing says what to do if it is the configuration itself that is not there.
+func missing(path string, err error) error {
+	if _, lost := os.Stat(path); errors.Is(err, fs.ErrNotExist) && errors.Is(lost, fs.ErrNotExist) {
+		return fmt.Errorf("there is no file %s; name the configuration with -c, or try `postern serve --dev`, which needs none", path)
 	}
-	cmd.AddCommand(configCheckCommand(), configShowCommand(), configSchemaCommand())
-	return cmd
+	return err
+}
+
+func loadConfig(path string) (*server.Config, error) {
+	cfg, err := server.LoadConfig(path)
+	return cfg, missing(path, err)
 }
 
 func configCheckCommand() *cobra.Command {
@@ -23,36 +40,36 @@ func configCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check a configuration and everything that it names",
-		Long: `Reads the configuration, the keys files and the policy as the server would, and
+		Long: `Reads the configuration, the keys file and the policy as the server would, and
 prints everything that is wrong with them, with line and column. Nothing is
 fetched over the network. The exit status is 0 if all is well, and 2 otherwise.`,
-		Example: `  postern config check -c postern.yaml`,
-		Args:    cobra.NoArgs,
+		Example: `  postern config check -c postern.yaml
+  postern config check -c postern.yaml && systemctl reload postern`,
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := server.Verify(cmd.Context(), path); err != nil {
-				fmt.Fprintln(cmd.ErrOrStderr(), err)
-				return &exitError{status: exitFault}
+				return missing(path, err)
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s is good\n", path)
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&path, "config", "c", "postern.yaml", "the configuration file")
+	configFlag(cmd, &path, "postern.yaml", "the configuration file")
 	return cmd
 }
 
 func configShowCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
-		Use:     "show",
-		Short:   "Print the configuration in force, defaults filled in, secrets left out",
-		Example: `  postern config show -c postern.yaml`,
-		Args:    cobra.NoArgs,
+		Use:   "show",
+		Short: "Print the configuration in force, defaults filled in, secrets left out",
+		Example: `  postern config show -c postern.yaml
+  diff <(postern config show -c old.yaml) <(postern config show -c new.yaml)`,
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := server.LoadConfig(path)
+			cfg, err := loadConfig(path)
 			if err != nil {
-				fmt.Fprintln(cmd.ErrOrStderr(), err)
-				return &exitError{status: exitFault}
+				return err
 			}
 			text, err := cfg.Redacted()
 			if err != nil {
@@ -62,7 +79,7 @@ func configShowCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&path, "config", "c", "postern.yaml", "the configuration file")
+	configFlag(cmd, &path, "postern.yaml", "the configuration file")
 	return cmd
 }
 
@@ -73,9 +90,9 @@ func configSchemaCommand() *cobra.Command {
 		Example: `  postern config schema > postern.schema.json
   # first line of postern.yaml, for editors with the YAML language server:
   # yaml-language-server: $schema=./postern.schema.json`,
-		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := os.Stdout.Write(server.Schema())
+		Args: arguments(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := cmd.OutOrStdout().Write(server.Schema())
 			return err
 		},
 	}

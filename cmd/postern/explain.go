@@ -13,7 +13,7 @@ import (
 
 func explainCommand() *cobra.Command {
 	var c connection
-	var output string
+	var output format
 	cmd := &cobra.Command{
 		Use:   "explain DECISION-ID",
 		Short: "Show the phases that a recent decision went through",
@@ -22,7 +22,7 @@ answer, in the decision log, and in the header x-auth-decision. Each replica
 remembers its own decisions (decisions.keep); ask the one that decided.`,
 		Example: `  postern explain 7d1k2m9qxw4e0000001
   postern explain 7d1k2m9qxw4e0000001 -o json --admin 10.0.0.7:9192`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			conn, err := c.dial()
 			if err != nil {
@@ -57,8 +57,7 @@ func explainRows(res *adminv1.GetDecisionResponse) []row {
 	}
 	rows = append(rows, decisionRows(&posternv1.CheckResponse{Decision: r.GetDecision(), Principal: r.GetPrincipal()})...)
 	for i, s := range res.GetSteps() {
-		outcome := strings.ToLower(strings.TrimPrefix(s.GetOutcome().String(), "STEP_OUTCOME_"))
-		text := outcome
+		text := word(s.GetOutcome(), "STEP_OUTCOME_")
 		if s.GetMessage() != "" {
 			text += ": " + s.GetMessage()
 		}

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -17,15 +18,11 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server"
 	"github.com/postern-auth/postern/server/authn/apikey"
+	"github.com/postern-auth/postern/server/strictyaml"
 )
 
 func keyCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "key",
-		Short: "Make API keys and personal access tokens",
-	}
-	cmd.AddCommand(keyMintCommand())
-	return cmd
+	return group("key", "Make API keys and personal access tokens", keyMintCommand())
 }
 
 // order is a key as somebody asked for it.
@@ -53,27 +50,16 @@ error, or with --add into that file, which a running server reads at once.
 The pepper comes from a configuration (-c) or from a file (--pepper-file).`,
 		Example: `  postern key mint billing-job -c postern.yaml --tenant acme --role writer --add keys.yaml > key.txt
   postern key mint ann --kind pat --principal-kind user --scope orders:read --expires-in 720h -c postern.yaml
+  postern key mint export --network 10.0.0.0/8 --method GET --path '/orders/**' -c postern.yaml --add keys.yaml
   openssl rand -hex 32 > pepper && postern key mint demo --pepper-file pepper`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.id = args[0]
-			key, entry, err := o.mint(time.Now())
-			if err != nil {
-				return err
-			}
-			if o.add != "" {
-				if err := addEntry(o.add, entry); err != nil {
-					return err
-				}
-			} else if !o.quiet {
-				fmt.Fprintf(cmd.ErrOrStderr(), "# for the keys file, under `keys:`\n%s", entry)
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), key.Secret.Reveal())
-			return err
+			return o.deliver(time.Now(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.config, "config", "c", "", "configuration that names the pepper and the prefix")
+	configFlag(cmd, &o.config, "", "configuration that names the pepper and the prefix")
 	f.StringVar(&o.pepperFile, "pepper-file", "", "file with the pepper, if there is no configuration")
 	f.StringVar(&o.prefix, "prefix", "", "prefix of the key (default: the configuration's, or pst)")
 	f.StringVar(&o.kind, "kind", string(apikey.KindKey), "key or pat (personal access token)")
@@ -93,15 +79,42 @@ The pepper comes from a configuration (-c) or from a file (--pepper-file).`,
 	f.BoolVar(&o.allowWildcard, "allow-wildcard", false, "allow * as role, scope or permission: the key may do what nobody has thought of yet")
 	f.StringVar(&o.add, "add", "", "keys file to add the entry to")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print the key only")
+	cmd.MarkFlagsMutuallyExclusive("config", "pepper-file")
+	completions(cmd, "kind", string(apikey.KindKey), string(apikey.KindPAT))
+	completions(cmd, "principal-kind", "user", "service", "agent", "device")
 	return cmd
 }
 
+// deliver mints the key, puts its entry where it is wanted, and only then shows
+// the key: one that is shown can be used.
+func (o *order) deliver(now time.Time, stdout, stderr io.Writer) error {
+	minted, entry, err := o.mint(now)
+	if err != nil {
+		return err
+	}
+	note := "# for the keys file, under `keys:`\n" + entry
+	if o.add != "" {
+		if err := addEntry(o.add, entry); err != nil {
+			return err
+		}
+		note = fmt.Sprintf("added key %s of %s to %s; it expires on %s\n",
+			minted.Key.ID, printable(o.id), o.add, minted.Key.ExpiresAt.Format(time.DateOnly))
+	}
+	if !o.quiet {
+		fmt.Fprint(stderr, note)
+	}
+	_, err = fmt.Fprintln(stdout, minted.Secret.Reveal())
+	return err
+}
+
+// mint makes the key and its entry for the keys file, which a server with the
+// same settings would accept.
 func (o *order) mint(now time.Time) (apikey.Minted, string, error) {
 	cfg, err := o.settings()
 	if err != nil {
 		return apikey.Minted{}, "", err
 	}
-	if err := o.checkGrants(); err != nil {
+	if err := o.checkWildcards(); err != nil {
 		return apikey.Minted{}, "", err
 	}
 	constraints, err := o.constraints()
@@ -125,14 +138,54 @@ func (o *order) mint(now time.Time) (apikey.Minted, string, error) {
 	key.AllowWildcard, key.Constraints = o.allowWildcard, constraints
 	key.CreatedAt = now.UTC().Truncate(time.Second)
 	key.ExpiresAt = key.CreatedAt.Add(o.expiresIn)
-	return minted, key.Entry(), nil
+	entry := key.Entry()
+	return minted, entry, refusal(cfg, entry, now)
+}
+
+// fields are the flags behind the fields of an entry.
+var fields = []struct{ path, flag string }{
+	{"principal.id", "PRINCIPAL-ID"}, {"principal.kind", "--principal-kind"}, {"principal.tenant", "--tenant"},
+	{"principal.roles", "--role"}, {"principal.scopes", "--scope"}, {"principal.permissions", "--permission"},
+	{"principal.metadata", "--metadata"}, {"constraints.methods", "--method"}, {"constraints.networks", "--network"},
+	{"constraints.paths", "--path"}, {"expires_at", "--expires-in"}, {"kind", "--kind"}, {"environment", "--env"},
+	{"name", "--name"}, {"owner", "--owner"},
+}
+
+// refusal is what a server would say to the entry, in the words of the flags:
+// an entry that it does not take would keep it from reading the file at all.
+func refusal(cfg apikey.Config, entry string, now time.Time) error {
+	cfg.File = "keys.yaml"
+	_, err := apikey.New(cfg, apikey.Deps{
+		Now:      func() time.Time { return now },
+		ReadFile: func(string) ([]byte, error) { return []byte(emptyKeys + entry), nil },
+	})
+	var mistakes strictyaml.Errors
+	if !errors.As(err, &mistakes) {
+		return err
+	}
+	var all []error
+	for _, m := range mistakes {
+		path := strings.TrimPrefix(m.Path, "keys[0].")
+		for _, f := range fields {
+			if strings.HasPrefix(path, f.path) {
+				path = f.flag
+				break
+			}
+		}
+		text := path + " " + m.Message
+		if m.Suggestion != "" {
+			text += "; " + m.Suggestion
+		}
+		all = append(all, errors.New(text))
+	}
+	return errors.Join(all...)
 }
 
 func (o *order) settings() (apikey.Config, error) {
 	var cfg apikey.Config
 	switch {
 	case o.config != "":
-		c, err := server.LoadConfig(o.config)
+		c, err := loadConfig(o.config)
 		if err != nil {
 			return cfg, err
 		}
@@ -152,15 +205,8 @@ func (o *order) settings() (apikey.Config, error) {
 	return cfg, nil
 }
 
-// checkGrants refuses what the keys file would refuse as well, before the key is
-// made and shown.
-func (o *order) checkGrants() error {
-	if o.expiresIn <= 0 {
-		return fmt.Errorf("--expires-in %v: a key must live for some time", o.expiresIn)
-	}
-	if !slices.Contains([]string{"user", "service", "agent", "device"}, o.principalKind) {
-		return fmt.Errorf("--principal-kind %q: user, service, agent or device", o.principalKind)
-	}
+// checkWildcards says by which flag a wildcard could be had.
+func (o *order) checkWildcards() error {
 	for _, granted := range slices.Concat(o.roles, o.scopes, o.permissions) {
 		if strings.Contains(granted, "*") && !o.allowWildcard {
 			return fmt.Errorf("%q is a wildcard: list what the key needs, or give --allow-wildcard", granted)
@@ -202,50 +248,71 @@ func (o *order) facts() map[string]any {
 	return facts
 }
 
-// addEntry appends an entry to a keys file, replacing it by renaming so that a
-// server never reads half of it. The file is only as open as it was.
+// emptyKeys is a keys file without keys.
+const emptyKeys = "keys:\n"
+
+// addEntry appends an entry to a keys file, replacing it by renaming, so that a
+// server never reads half of it, and one writer at a time. The new file has the
+// mode and the owner of the old one; a link stays one.
 func addEntry(name, entry string) error {
-	mode := fs.FileMode(0o600)
-	old, err := os.ReadFile(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) || err == nil && len(strings.TrimSpace(string(old))) == 0:
-		old = []byte("keys:\n")
-	case err != nil:
-		return err
-	default:
-		info, err := os.Stat(name)
-		if err != nil {
-			return err
-		}
-		mode = info.Mode().Perm()
+	if real, err := filepath.EvalSymlinks(name); err == nil {
+		name = real
 	}
-	text := string(old)
-	if !strings.HasSuffix(text, "\n") {
-		text += "\n"
-	}
-	if !endsWithKeys(text) {
-		return fmt.Errorf("%s does not end with its list of keys; add this entry by hand, under `keys:`\n%s", name, entry)
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(name), ".keys-*")
+	unlock, err := lockDirectory(filepath.Dir(name))
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.WriteString(text + entry)
-	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
+	defer unlock()
+	old, err := os.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	text := string(old)
+	switch {
+	case strings.TrimSpace(text) == "" || strings.TrimSpace(text) == "keys: []":
+		text = emptyKeys
+	case !strings.HasSuffix(text, "\n"):
+		text += "\n"
+	}
+	if !endsWithKeys(text) {
+		return fmt.Errorf("%s does not end with its list of keys; add this entry by hand, under `keys:`\n%s", name, strings.TrimSuffix(entry, "\n"))
+	}
+	return replaceFile(name, text+entry)
+}
+
+// replaceFile writes a file aside and renames it into place.
+func replaceFile(name, text string) error {
+	tmp, err := os.CreateTemp(filepath.Dir(name), ".keys-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }()
+	if old, err := os.Stat(name); err == nil {
+		keepOwner(tmp, old)
+		if err := tmp.Chmod(old.Mode().Perm()); err != nil {
+			return errors.Join(err, tmp.Close())
+		}
+	}
+	_, err = tmp.WriteString(text)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
 	return os.Rename(tmp.Name(), name)
 }
 
-// endsWithKeys reports whether the last top-level section of the file is `keys:`
-// as a block list, so that an entry can be appended.
+// endsWithKeys reports whether the last section of the file is `keys:` as a block
+// list whose items are indented as an entry is, so that one can be appended.
 func endsWithKeys(text string) bool {
-	last := ""
+	section, item := "", "  - "
 	for line := range strings.Lines(text) {
-		if line[0] != ' ' && line[0] != '-' && line[0] != '#' && line[0] != '\n' {
-			last = strings.TrimSpace(line)
+		switch trimmed := strings.TrimSpace(line); {
+		case trimmed == "" || strings.HasPrefix(trimmed, "#"):
+		case line[0] != ' ' && line[0] != '-':
+			section, _, _ = strings.Cut(trimmed, " #")
+			item = "  - "
+		case strings.HasPrefix(trimmed, "- ") && len(line)-len(strings.TrimLeft(line, " ")) < 2:
+			item = line // another indentation
 		}
 	}
-	return last == "keys:"
+	return strings.TrimSpace(section) == "keys:" && item == "  - "
 }

@@ -5,11 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/postern-auth/postern/server/strictyaml"
 )
 
 // Exit statuses. A deny is an answer, a fault is none.
@@ -19,20 +24,18 @@ const (
 	exitFault = 2
 )
 
-// exitError ends the command with a status of its own. An empty text prints
-// nothing: the output has said it already.
-type exitError struct {
-	status int
-	text   string
-}
+// exitError ends the command with a status of its own and prints nothing: the
+// output has said it already.
+type exitError struct{ status int }
 
-func (e *exitError) Error() string { return e.text }
+func (e *exitError) Error() string { return "exit status " + strconv.Itoa(e.status) }
 
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	root := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -41,29 +44,50 @@ func run(args []string) int {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &exit):
-		if exit.text != "" {
-			fmt.Fprintln(os.Stderr, "postern: "+exit.text)
-		}
 		return exit.status
 	}
-	fmt.Fprintln(os.Stderr, "postern: "+err.Error())
+	complain(os.Stderr, err)
 	return exitFault
 }
 
-func newRoot() *cobra.Command {
-	root := &cobra.Command{
-		Use:   "postern",
-		Short: "Who is calling, and may they?",
-		Long: `Postern answers two questions for every request that a gateway or a service
-brings to it: who is calling, and may they? It verifies the credential, asks the
-Rego policy, and says allow or deny, and why.
-
-  postern serve --dev            try it: loopback, a sample policy, a demo key
-  postern serve -c postern.yaml  run it`,
-		SilenceUsage:  true,
-		SilenceErrors: true,
+// complain prints an error: mistakes in files as compilers do, so that editors
+// find the place, and the rest with the name of the program in front.
+func complain(w io.Writer, err error) {
+	if err == nil {
+		return
 	}
-	root.AddCommand(
+	for _, e := range single(err) {
+		var placed *strictyaml.Error
+		if errors.As(e, &placed) {
+			fmt.Fprintln(w, e)
+			continue
+		}
+		fmt.Fprintln(w, "postern: "+e.Error())
+	}
+}
+
+// single takes a joined error apart, unless it says more than its parts.
+func single(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // one level at a time
+	if !ok {
+		return []error{err}
+	}
+	var texts []string
+	for _, e := range joined.Unwrap() {
+		texts = append(texts, e.Error())
+	}
+	if err.Error() != strings.Join(texts, "\n") {
+		return []error{err}
+	}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, single(e)...)
+	}
+	return all
+}
+
+func newRoot() *cobra.Command {
+	root := group("postern", "Who is calling, and may they?",
 		serveCommand(),
 		checkCommand(),
 		explainCommand(),
@@ -72,5 +96,58 @@ Rego policy, and says allow or deny, and why.
 		tokenCommand(),
 		versionCommand(),
 	)
+	root.Long = `Postern answers two questions for every request that a gateway or a service
+brings to it: who is calling, and may they? It verifies the credential, asks the
+Rego policy, and says allow or deny, and why.`
+	root.Example = `  postern serve --dev                                   try it: a sample policy, a demo key
+  postern serve -c postern.yaml                         run it
+  postern check https://api.example.com/orders/7        would this be allowed?
+  postern config check -c postern.yaml                  is anything wrong with it?`
+	root.SilenceUsage, root.SilenceErrors = true, true
+	root.Version = buildVersion()
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
+	})
 	return root
+}
+
+// group is a command that only holds others. Cobra would take a misspelt one for
+// a wish to read the help, and succeed.
+func group(use, short string, children ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			hint := fmt.Sprintf("see %s --help", cmd.CommandPath())
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				hint = fmt.Sprintf("did you mean %q?", strings.Join(near, `" or "`))
+			}
+			return fmt.Errorf("unknown command %q; %s", args[0], hint)
+		},
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.AddCommand(children...)
+	return cmd
+}
+
+// arguments demands a number of arguments and says what they are.
+func arguments(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if least <= len(args) && (len(args) <= most || most < 0) {
+			return nil
+		}
+		usage := strings.TrimSuffix(cmd.UseLine(), " [flags]")
+		switch {
+		case most == 0:
+			return fmt.Errorf("%s takes no arguments, and there is %q", cmd.CommandPath(), args[0])
+		case len(args) < least:
+			return fmt.Errorf("an argument is missing: %s", usage)
+		}
+		return fmt.Errorf("there are too many arguments: %s", usage)
+	}
 }

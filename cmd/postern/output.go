@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -13,10 +15,33 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// format is how a command prints.
+type format string
+
+var formats = []string{"table", "json", "yaml"}
+
+// String, Set and Type implement pflag.Value: a format that does not exist is
+// refused before anything is asked.
+func (f *format) String() string { return string(*f) }
+func (*format) Type() string     { return "format" }
+func (f *format) Set(s string) error {
+	if !slices.Contains(formats, s) {
+		return errors.New("use table, json or yaml")
+	}
+	*f = format(s)
+	return nil
+}
+
 // outputFlag adds -o to a command.
-func outputFlag(cmd *cobra.Command, format *string) {
-	cmd.Flags().StringVarP(format, "output", "o", "table", "how to print: table, json or yaml")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+func outputFlag(cmd *cobra.Command, f *format) {
+	*f = "table"
+	cmd.Flags().VarP(f, "output", "o", "how to print: table, json or yaml")
+	completions(cmd, "output", formats...)
+}
+
+// completions tells shells the values of a flag.
+func completions(cmd *cobra.Command, flag string, values ...string) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // row is a line of a table: a name and a value.
@@ -24,25 +49,22 @@ type row struct{ name, value string }
 
 // render prints a message in the format, or its rows as a table; rows without a
 // value are left out.
-func render(w io.Writer, format string, m proto.Message, rows func() []row) error {
-	switch format {
-	case "table":
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		for _, r := range rows() {
-			if r.value != "" {
-				fmt.Fprintf(t, "%s\t%s\n", r.name, printable(r.value))
-			}
-		}
-		return t.Flush()
-	case "json", "yaml":
-		return encode(w, format, m)
+func render(w io.Writer, f format, m proto.Message, rows func() []row) error {
+	if f != "table" {
+		return encode(w, f, m)
 	}
-	return fmt.Errorf("unknown output %q: table, json or yaml", format)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, r := range rows() {
+		if r.value != "" {
+			fmt.Fprintf(t, "%s\t%s\n", r.name, printable(r.value))
+		}
+	}
+	return t.Flush()
 }
 
 // encode writes a message as stable JSON or YAML: protojson alone varies its
 // spaces on purpose.
-func encode(w io.Writer, format string, m proto.Message) error {
+func encode(w io.Writer, f format, m proto.Message) error {
 	text, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
 	if err != nil {
 		return err
@@ -51,7 +73,7 @@ func encode(w io.Writer, format string, m proto.Message) error {
 	if err := json.Unmarshal(text, &v); err != nil {
 		return err
 	}
-	if format == "yaml" {
+	if f == "yaml" {
 		e := yaml.NewEncoder(w)
 		e.SetIndent(2)
 		if err := e.Encode(v); err != nil {

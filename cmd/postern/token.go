@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -14,51 +15,98 @@ import (
 )
 
 func tokenCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "token",
-		Short: "Look at keys without a server",
-	}
-	cmd.AddCommand(tokenInspectCommand(), tokenRegexpCommand())
-	return cmd
+	return group("token", "Look at keys without a server", tokenInspectCommand(), tokenRegexpCommand())
 }
 
 func tokenInspectCommand() *cobra.Command {
 	var prefix string
 	cmd := &cobra.Command{
-		Use:   "inspect [FILE|DIRECTORY|-]...",
+		Use:   "inspect FILE|DIRECTORY|-...",
 		Short: "Find keys in files, by shape and checksum",
 		Long: `Looks for Postern's keys in files, directories or standard input and prints
 where each one is, with its public id: never the key itself. Meant for commit
-hooks and CI. The exit status is 1 if there is a key, and 0 if there is none.`,
-		Example: `  postern token inspect .                  is there a key in this checkout?
+hooks and CI. The exit status is 1 if there is a key, 0 if there is none, and 2
+if there is none in what could be read, and something could not.`,
+		Example: `  postern token inspect .                            is there a key in this checkout?
   git diff --cached | postern token inspect -
-  postern token inspect - < key.txt        what is this key?`,
-		Args: cobra.MinimumNArgs(1),
+  postern token inspect - < key.txt                  what is this key?`,
+		Args: arguments(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			found := 0
-			report := func(name string, r io.Reader) error {
-				for f, err := range apikey.Scan(r, prefix) {
-					if err != nil {
-						return fmt.Errorf("%s: %w", name, err)
-					}
-					found++
-					fmt.Fprintf(cmd.OutOrStdout(), "%s:%d: %s key %s%s\n", printable(name), f.Line, f.Prefix, f.ID, environment(f.Environment))
-				}
-				return nil
-			}
+			s := search{prefix: prefix, out: cmd.OutOrStdout()}
 			for _, arg := range args {
-				if err := scan(arg, cmd.InOrStdin(), report); err != nil {
-					return err
-				}
+				s.look(arg, cmd.InOrStdin())
 			}
-			if found > 0 {
-				return &exitError{status: exitDeny}
+			if s.found > 0 {
+				complain(cmd.ErrOrStderr(), errors.Join(s.errs...))
+				return &exitError{exitDeny}
 			}
-			return nil
+			return errors.Join(s.errs...)
 		},
 	}
-	cmd.Flags().StringVar(&prefix, "prefix", apikey.DefaultPrefix, "the prefix of the keys (api_keys.prefix)")
+	prefixFlag(cmd, &prefix)
 	return cmd
+}
+
+func prefixFlag(cmd *cobra.Command, prefix *string) {
+	cmd.Flags().StringVar(prefix, "prefix", apikey.DefaultPrefix, "the prefix of the keys (api_keys.prefix)")
+}
+
+// search counts the keys that it finds. What it cannot read does not stop it.
+type search struct {
+	prefix string
+	out    io.Writer
+	found  int
+	errs   []error
+}
+
+// look searches standard input, a file, or every regular file of a directory but
+// what lies in .git. What is named itself is read whatever it is, a link or a
+// pipe; within a directory, links are not followed.
+func (s *search) look(arg string, stdin io.Reader) {
+	if arg == "-" {
+		s.scan("stdin", stdin)
+		return
+	}
+	if info, err := os.Stat(arg); err != nil || !info.IsDir() {
+		s.file(arg)
+		return
+	}
+	root := arg
+	if real, err := filepath.EvalSymlinks(arg); err == nil {
+		root = real
+	}
+	_ = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			s.errs = append(s.errs, err)
+		case d.IsDir() && d.Name() == ".git":
+			return fs.SkipDir
+		case d.Type().IsRegular():
+			s.file(name)
+		}
+		return nil
+	})
+}
+
+func (s *search) file(name string) {
+	f, err := os.Open(name)
+	if err != nil {
+		s.errs = append(s.errs, err)
+		return
+	}
+	defer func() { _ = f.Close() }()
+	s.scan(name, f)
+}
+
+func (s *search) scan(name string, r io.Reader) {
+	for f, err := range apikey.Scan(r, s.prefix) {
+		if err != nil {
+			s.errs = append(s.errs, fmt.Errorf("%s: %w", printable(name), err))
+			return
+		}
+		s.found++
+		fmt.Fprintf(s.out, "%s:%d: %s key %s%s\n", printable(name), f.Line, f.Prefix, f.ID, environment(f.Environment))
+	}
 }
 
 func environment(env string) string {
@@ -68,41 +116,24 @@ func environment(env string) string {
 	return " (" + env + ")"
 }
 
-// scan reads standard input, a file, or every regular file of a directory but
-// what lies in .git.
-func scan(arg string, stdin io.Reader, report func(string, io.Reader) error) error {
-	if arg == "-" {
-		return report("stdin", stdin)
-	}
-	return filepath.WalkDir(arg, func(name string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && d.Name() == ".git":
-			return fs.SkipDir
-		case !d.Type().IsRegular():
-			return nil
-		}
-		f, err := os.Open(name)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		return report(name, f)
-	})
-}
-
 func tokenRegexpCommand() *cobra.Command {
 	var prefix string
 	cmd := &cobra.Command{
 		Use:   "regexp",
 		Short: "Print the regular expression of keys, for secret scanners",
-		Args:  cobra.NoArgs,
+		Long: `Prints the regular expression of keys, in RE2 syntax, for secret scanners that
+cannot run "postern token inspect", which also compares the checksum.`,
+		Example: `  postern token regexp
+  grep -rPn "$(postern token regexp --prefix acme)" .`,
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.TrimSpace(apikey.ScannerRegexp(prefix)))
+			for _, err := range apikey.Scan(strings.NewReader(""), prefix) {
+				return err // the prefix is none
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), apikey.ScannerRegexp(prefix))
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&prefix, "prefix", apikey.DefaultPrefix, "the prefix of the keys (api_keys.prefix)")
+	prefixFlag(cmd, &prefix)
 	return cmd
 }

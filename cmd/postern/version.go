@@ -13,9 +13,10 @@ var version string
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version, and what it was built with",
-		Args:  cobra.NoArgs,
+		Use:     "version",
+		Short:   "Print the version, and what it was built with",
+		Example: "  postern version",
+		Args:    arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "postern %s (%s %s/%s)\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err

@@ -69,3 +69,11 @@ func BenchmarkDeny(b *testing.B) {
 		}
 	}
 }
+
+// One activation of a large table, from the files to a snapshot.
+func BenchmarkActivate(b *testing.B) {
+	fsys := tables(b, 10_000)
+	for b.Loop() {
+		compile(b, fsys, rego.Config{})
+	}
+}

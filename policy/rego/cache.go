@@ -93,12 +93,12 @@ func (c *cache) get(hash uint64, key []byte, now int64) (v *policy.Verdict, audi
 	return nil, false
 }
 
-// put keeps a verdict until the instant expires. It keeps the key.
+// put keeps a verdict until the instant expires, under a copy of the key.
 func (c *cache) put(hash uint64, key []byte, v *policy.Verdict, now, expires int64) {
 	if c.off.Load() || now >= expires || len(key) > maxKey {
 		return
 	}
-	fresh := &entry{hash: hash, expires: expires, key: key, verdict: v}
+	fresh := &entry{hash: hash, expires: expires, key: bytes.Clone(key), verdict: v}
 	slot := c.victim(&c.sets[hash&c.mask], hash, key, now)
 	c.replace(slot, fresh)
 	for range c.sets {

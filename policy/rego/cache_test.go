@@ -226,6 +226,9 @@ func TestConcurrentCache(t *testing.T) {
 
 // A hit costs no allocation.
 func TestHitDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("sync.Pool drops values at random under the race detector")
+	}
 	s := compile(t, tables(t, 10), rego.Config{Timeout: time.Minute, Cache: rego.CacheConfig{MaxTTL: time.Hour}})
 	in := rbacInput(10)
 	decide(t, s, in)
@@ -260,6 +263,26 @@ func TestLookAlikes(t *testing.T) {
 	}
 	if len(messages) != len(values) {
 		t.Errorf("%d answers for %d values", len(messages), len(values))
+	}
+}
+
+// The member "0" of an object and the first element of an array are one step of a
+// path, and two answers.
+func TestMemberOrElement(t *testing.T) {
+	t.Parallel()
+	for text, allows := range map[string]any{
+		`decision if input.principal.claims.a["0"] == "x"`: map[string]any{"0": "x"},
+		`decision if input.principal.claims.a[0] == "x"`:   []any{"x"},
+	} {
+		s := compile(t, module(text), rego.Config{})
+		for range 2 {
+			for _, a := range []any{map[string]any{"0": "x"}, []any{"x"}, []string{"x"}, "x"} {
+				v := decide(t, s, input(func(in *policy.Input) { in.Principal.Claims = map[string]any{"a": a} }))
+				if want := fmt.Sprint(a) == fmt.Sprint(allows); v.Allow != want {
+					t.Errorf("%s with %v: %v", text, a, v.Allow)
+				}
+			}
+		}
 	}
 }
 
@@ -318,13 +341,38 @@ func sameKeySameDocument(t failer, s *rego.Snapshot, a, b *policy.Input) {
 	}
 }
 
+// sameKeySameAnswer is the same for a policy that reads single members, whose
+// document may hold more than it reads.
+func sameKeySameAnswer(t *testing.T, s *rego.Snapshot, a, b *policy.Input) {
+	t.Helper()
+	keyA, errA := rego.KeyOf(s, a)
+	keyB, errB := rego.KeyOf(s, b)
+	if errA != nil || errB != nil || keyA != keyB {
+		return
+	}
+	va, errA := rego.Evaluate(t.Context(), s, a)
+	vb, errB := rego.Evaluate(t.Context(), s, b)
+	if errA == nil && errB == nil && va.Allow && vb.Allow && va.Message != vb.Message {
+		t.Fatalf("one key for\n%s\n%s", va.Message, vb.Message)
+	}
+}
+
 // FuzzKey: two requests never share a key unless the policy sees them alike.
 func FuzzKey(f *testing.F) {
 	f.Add("acme", "ann", "a", "b", "/x", "q=1", `{"a": 1}`, "acm", "eann", "a", "b", "/x", "q=1", `{"a": "1"}`)
 	config := rego.Config{Timeout: time.Minute}
 	whole := compile(f, module(`decision if count(input) > 0`), config)
-	some := compile(f, module(`decision := {"allow": true, "message": sprintf("%v", [[input.principal.id, input.principal.roles[0], input.parsed_path[1], input.parsed_query.q,
-		input.parsed_body.a, input.attributes.request.http.headers.x, input.principal.claims.a.b, is_string(input.principal.claims.c)]])}`), config)
+	some := compile(f, module(`decision := {"allow": true, "message": json.marshal(seen)}
+seen contains ["id", input.principal.id]
+seen contains ["role", input.principal.roles[0]]
+seen contains ["path", input.parsed_path[1]]
+seen contains ["query", input.parsed_query.q]
+seen contains ["body", input.parsed_body.a]
+seen contains ["header", input.attributes.request.http.headers.x]
+seen contains ["claim", input.principal.claims.a.b]
+seen contains ["element", input.principal.claims.a[0]]
+seen contains ["member", object.get(input.principal.claims, ["c", "0"], "none")]
+seen contains ["type", type_name(input.principal.claims.c)]`), config)
 	f.Fuzz(func(t *testing.T, t1, i1, r1, h1, p1, q1, c1, t2, i2, r2, h2, p2, q2, c2 string) {
 		build := func(tenant, id, role, header, path, query, claims string) *policy.Input {
 			return input(withBody("application/json", claims), func(in *policy.Input) {
@@ -338,6 +386,6 @@ func FuzzKey(f *testing.F) {
 		}
 		a, b := build(t1, i1, r1, h1, p1, q1, c1), build(t2, i2, r2, h2, p2, q2, c2)
 		sameKeySameDocument(t, whole, a, b)
-		sameKeySameDocument(t, some, a, b)
+		sameKeySameAnswer(t, some, a, b)
 	})
 }

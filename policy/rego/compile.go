@@ -68,6 +68,7 @@ func Compile(ctx context.Context, b *Bundle, config Config, options ...Option) (
 	if err != nil {
 		return nil, err
 	}
+	// 1. Rules and data, checked together.
 	store, err := newFrozen(b.data)
 	if err != nil {
 		return nil, err
@@ -77,6 +78,7 @@ func Compile(ctx context.Context, b *Bundle, config Config, options ...Option) (
 	if compiler.Compile(copyModules(b.modules)); compiler.Failed() {
 		return nil, problemsOf(compiler.Errors, "")
 	}
+	// 2. The question.
 	if len(compiler.GetRulesWithPrefix(entry)) == 0 {
 		return nil, Problems{{Text: noEntrypoint(entry, b.modules)}}
 	}
@@ -85,30 +87,32 @@ func Compile(ctx context.Context, b *Bundle, config Config, options ...Option) (
 	if err != nil {
 		return nil, problemsOf(err, "")
 	}
+	found := warnings(compiler, entry, b.modules, c)
+	if c.Strict && len(found) > 0 {
+		return nil, Problems(found)
+	}
 	s := &Snapshot{
-		Revision: b.Revision, Entrypoint: entry.String(),
-		config: c, compiler: compiler, prepared: prepared, query: query, entry: entry, store: store,
+		Revision: b.Revision, Entrypoint: entry.String(), Warnings: found,
 		Analysis: Analyze(compiler, query, ownBuiltins),
-		values:   interQueryValues(ctx),
-		slots:    make(chan struct{}, c.MaxEvaluations),
-		now:      time.Now,
-		alarm:    func(Mismatch) {},
+		config:   c, compiler: compiler, prepared: prepared, query: query, entry: entry, store: store,
+		values: interQueryValues(ctx),
+		slots:  make(chan struct{}, max(1, c.MaxEvaluations)),
+		now:    time.Now,
+		alarm:  func(Mismatch) {},
 	}
 	for _, option := range options {
 		option(s)
 	}
+	s.Activated = s.now()
+	// 3. The tables of RBAC, if the question can reach them.
 	if s.builtins, err = s.bindBuiltins(); err != nil {
 		return nil, err
 	}
-	s.Activated = s.now()
+	// 4. What of a request is read, and so what is in the key of the cache.
 	s.plan = newPlan(newView(c), s.Analysis.Paths)
 	s.readers.New = func() any { return &reader{view: &s.plan.view} }
 	if s.Analysis.Cacheable() {
 		s.cache = newCache(c.Cache)
-	}
-	s.Warnings = warnings(compiler, entry, b.modules, c)
-	if c.Strict && len(s.Warnings) > 0 {
-		return nil, Problems(s.Warnings)
 	}
 	return s, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -79,7 +78,7 @@ func (s *Snapshot) Decide(ctx context.Context, in *policy.Input) (v *policy.Verd
 	// 3. The answer of the policy, kept if it may be.
 	v, reusable, err := s.evaluate(ctx, in, now)
 	if err == nil && reusable {
-		s.cache.put(hash, slices.Clone(r.buf), v, now.UnixNano(), s.expiry(in.Principal, now))
+		s.cache.put(hash, r.buf, v, now.UnixNano(), s.expiry(in.Principal, now))
 	}
 	return v, false, err
 }

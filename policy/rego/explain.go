@@ -27,6 +27,9 @@ func (s *Snapshot) explain(ctx context.Context, input *ast.Term, now time.Time, 
 	if rules := s.compiler.GetRulesExact(s.entry); len(rules) > 0 && rules[0].Location != nil {
 		v.File, v.Line = rules[0].Location.File, rules[0].Location.Row
 	}
+	if !s.Analysis.Cacheable() {
+		return // asking again could mean calling another service again
+	}
 	t := &trace{frames: map[uint64]*frame{}}
 	_, _ = s.run(ctx, input, now, t)
 	b := blame{trace: t, seen: map[string]bool{}}

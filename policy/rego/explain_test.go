@@ -88,7 +88,7 @@ decision if {
 }`, "data.postern.authz.decision", 5},
 		{"an else", `
 decision := true if input.principal.id == "bob"
-else := false if input.request.method == "GET"`, "data.postern.authz.decision", 2},
+else := false if input.request.method == "GET"`, "data.postern.authz.decision", 3},
 		{"two rules that contradict each other", `
 decision := true if input.principal.id == "ann"
 decision := false if input.request.method == "GET"`, "data.postern.authz.decision", 3},

@@ -108,3 +108,6 @@ func PermitsBuiltin() (*ast.Builtin, func(operands []*ast.Term) (*ast.Term, erro
 		return out, err
 	}
 }
+
+// ForgetPaths takes everything out of the key, as a defective analysis would.
+func ForgetPaths(s *Snapshot) { s.plan.parts = nil }

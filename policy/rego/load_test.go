@@ -37,6 +37,7 @@ func files(pairs ...string) fstest.MapFS {
 func TestLoadRefuses(t *testing.T) {
 	t.Parallel()
 	strict := rego.Config{Strict: true}
+	two := 2
 	small := rego.Config{Limits: rego.Limits{Files: 2, Bytes: 100, Depth: 2}}
 	for _, c := range []struct {
 		name   string
@@ -71,6 +72,7 @@ f if http.send({}).status_code == 200`), rego.Config{}, []string{"authz.rego:2"}
 		{"too many bytes", files("a.json", `{"a": "`+strings.Repeat("x", 100)+`"}`), small, []string{"more than 100 bytes"}},
 		{"too deep a directory", files("a/b/c/d.json", "{}"), small, []string{"more than 2 directories"}},
 		{"too deep data", files("a.json", `{"a": [[[1]]]}`), small, []string{"nested too deeply"}},
+		{"a version that is not", module("decision := true"), rego.Config{RegoVersion: &two}, []string{"rego_version is 0 or 1"}},
 		{"default allow", module("default decision := true"), strict, []string{"authz.rego:2", "deny by default"}},
 		{"default allow elsewhere", module("decision := allow\ndefault allow := true"), strict, []string{"authz.rego:3", "deny by default"}},
 		{"allowed without opa_envoy", module(`decision := {"allowed": true}`), strict, []string{"authz.rego:2", "opa_envoy"}},

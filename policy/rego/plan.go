@@ -125,6 +125,10 @@ func (p *part) appendKey(r *reader, in *policy.Input) {
 	}
 	v := p.get(r.view, in)
 	for _, step := range p.below {
+		if isPosition(step) {
+			// a["0"] of an object and a[0] of an array are one path and two answers.
+			r.appendShape(v)
+		}
 		v = v.at(r, step)
 	}
 	if p.shape {

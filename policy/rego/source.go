@@ -49,6 +49,9 @@ func LoadFS(fsys fs.FS, config Config) (*Bundle, error) {
 		fsys: fsys, config: config.withDefaults(), hash: sha256.New(),
 		bundle: &Bundle{modules: map[string]*ast.Module{}, data: map[string]any{}},
 	}
+	if v := config.RegoVersion; v != nil && *v != 0 && *v != 1 {
+		return nil, fmt.Errorf("rego_version is 0 or 1, not %d", *v)
+	}
 	if err := fs.WalkDir(fsys, ".", l.visit); err != nil {
 		return nil, fmt.Errorf("read the policy directory: %w", err)
 	}

@@ -44,8 +44,9 @@ type Credential struct {
 // Authenticate returns ErrNotMine if the credential is recognizably of another
 // kind, a *Refusal if it is of this kind and bad, and any other error if the
 // truth could not be found out. The Proof and everything in it is shared between
-// requests and must not change. Implementations are safe for concurrent use.
-// They do not log, cache or print the secret.
+// requests and must not change. With a context that is over, an implementation
+// answers from RAM, or returns an error at once. Implementations are safe for
+// concurrent use, and do not log, cache or print the secret.
 type Authenticator interface {
 	Authenticate(ctx context.Context, c *Credential) (*Proof, error)
 }

@@ -63,8 +63,12 @@ type Epoch interface {
 // holds no secret and two credentials never share an entry by a common prefix.
 // Proofs live until the least of MaxTTL and their own NotAfter, refusals for
 // NegativeTTL in a memory of their own; what could not be found out is never
-// remembered. All callers that ask for the same unknown credential wait for one
-// proof, which goes on when the first of them leaves.
+// remembered.
+//
+// An unknown credential is first asked about with a context that is over: who
+// needs nothing but RAM answers at once, on the caller's own goroutine. Only if
+// something must be waited for do all callers with the same credential share one
+// flight, which goes on when the first of them leaves.
 type Cached struct {
 	next   Authenticator
 	epoch  func() uint64
@@ -119,9 +123,28 @@ func (c *Cached) Authenticate(ctx context.Context, cred *Credential) (*Proof, er
 
 func (e *entry) usable(now int64, epoch uint64) bool { return now < e.until && e.epoch == epoch }
 
-// prove asks the authenticator, one flight per credential and epoch. The flight
-// has a context of its own: a caller that gives up takes nobody down.
+// over is a context that is over.
+var over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// prove asks the authenticator.
 func (c *Cached) prove(ctx context.Context, key [32]byte, cred *Credential) (*Proof, error) {
+	epoch := c.epoch()
+	proof, err := c.ask(over, cred)
+	var refusal *Refusal
+	if err == nil || errors.As(err, &refusal) || errors.Is(err, ErrNotMine) {
+		c.remember(key, epoch, proof, err)
+		return proof, err
+	}
+	return c.fly(ctx, key, cred)
+}
+
+// fly asks again, once for all who wait. The flight has a context of its own: a
+// caller that gives up takes nobody down.
+func (c *Cached) fly(ctx context.Context, key [32]byte, cred *Credential) (*Proof, error) {
 	own := *cred // the caller may reuse its credential while the flight goes on
 	flight := c.flight.DoChan(string(key[:]), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.Timeout)
@@ -131,6 +154,8 @@ func (c *Cached) prove(ctx context.Context, key [32]byte, cred *Credential) (*Pr
 		c.remember(key, epoch, proof, err)
 		return proof, err
 	})
+	ctx, cancel := roomToAnswer(ctx)
+	defer cancel()
 	select {
 	case r := <-flight:
 		proof, _ := r.Val.(*Proof)
@@ -138,6 +163,17 @@ func (c *Cached) prove(ctx context.Context, key [32]byte, cred *Credential) (*Pr
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// roomToAnswer ends the wait a fifth before the caller's own deadline, at most
+// 50 ms: a gateway that hears "could not find out" in time denies, and one that
+// hears nothing may be told to let the request through.
+func roomToAnswer(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/5, 50*time.Millisecond)))
 }
 
 // ask turns a panic of the authenticator into an error: a flight runs on a

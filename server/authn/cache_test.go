@@ -98,23 +98,23 @@ func TestCachedKindsOfAnswers(t *testing.T) {
 	ask := func() int64 { _, _ = c.Authenticate(t.Context(), credential("a")); return o.calls.Load() }
 
 	err = errors.New("issuer down")
-	if ask(); ask() != 2 {
+	if ask(); ask() != 4 { // each time at once, and then with time to wait
 		t.Error("a fault was remembered")
 	}
 	err = authn.ErrNotMine
-	if ask(); ask() != 4 {
+	if ask(); ask() != 6 {
 		t.Error("ErrNotMine was remembered")
 	}
 	err = authn.Refuse(policy.ReasonSignatureInvalid, "")
-	if ask(); ask() != 5 {
+	if ask(); ask() != 7 {
 		t.Error("a refusal was not remembered")
 	}
 	o.epoch.Add(1)
-	if ask(); ask() != 6 {
+	if ask(); ask() != 8 {
 		t.Error("a refusal survived new keys")
 	}
 	now = now.Add(2 * time.Second)
-	if ask() != 7 {
+	if ask() != 9 {
 		t.Error("a refusal outlived its time")
 	}
 }
@@ -147,13 +147,18 @@ func TestCachedGarbageDoesNotEvict(t *testing.T) {
 	}
 }
 
-// E-05: a thousand callers with one unknown credential wait for one proof, and
+// E-05: a thousand callers with one unknown credential wait for one look-up, and
 // the first of them to leave takes nobody down.
 func TestCachedOneFlight(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
+		var lookups atomic.Int64
 		o := &oracle{answer: func(ctx context.Context, s string) (*authn.Proof, error) {
+			if ctx.Err() != nil {
+				return nil, ctx.Err() // would have to wait
+			}
+			lookups.Add(1)
 			select {
 			case <-release:
 				return proofFor(s, time.Time{}), nil
@@ -181,9 +186,29 @@ func TestCachedOneFlight(t *testing.T) {
 		synctest.Wait()
 		close(release)
 		group.Wait()
-		if o.calls.Load() != 1 || good.Load() != 999 {
-			t.Errorf("%d proofs, %d good answers", o.calls.Load(), good.Load())
+		if lookups.Load() != 1 || good.Load() != 999 {
+			t.Errorf("%d look-ups, %d good answers", lookups.Load(), good.Load())
 		}
+	})
+}
+
+// A caller with a deadline hears in time that the truth could not be found out.
+func TestCachedLeavesRoomToAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &oracle{answer: func(ctx context.Context, _ string) (*authn.Proof, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
+		c := authn.NewCached(o, authn.CacheConfig{})
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		begin := time.Now()
+		_, err := c.Authenticate(ctx, credential("a"))
+		if took := time.Since(begin); err == nil || took != 160*time.Millisecond {
+			t.Errorf("%v after %v", err, took)
+		}
+		time.Sleep(time.Minute) // the flight ends by its own timeout
 	})
 }
 

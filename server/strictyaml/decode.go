@@ -108,13 +108,18 @@ func (d *decoder) decode(root *yaml.Node, old reflect.Value) reflect.Value {
 		d.setPlace("", root, root)
 		d.value(root, fresh, "", false)
 		d.runHooks()
-		for _, l := range d.empty {
-			if !d.faulty[l.path] {
-				d.fail(l.node, l.path, "the list is empty", "say what is meant, or leave the field out for its default")
-			}
-		}
+		d.refuseEmpty()
 	}
 	return fresh
+}
+
+// refuseEmpty comes after the hooks, which may have said it better.
+func (d *decoder) refuseEmpty() {
+	for _, l := range d.empty {
+		if !d.faulty[l.path] {
+			d.fail(l.node, l.path, "the list is empty", "say what is meant, or leave the field out for its default")
+		}
+	}
 }
 
 // Option changes how Decode works.
@@ -388,7 +393,9 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 		d.setPlace(at, key, val)
 		k, e := reflect.New(t.Key()).Elem(), reflect.New(t.Elem())
 		setDefaults(e)
-		if d.text(key, k, at) && d.value(val, e.Elem(), at, false) {
+		if !d.text(key, k, at) {
+			d.mask(val, "…")
+		} else if d.value(val, e.Elem(), at, false) {
 			fresh.SetMapIndex(k, e.Elem())
 		}
 	}
@@ -574,6 +581,7 @@ func (d *decoder) finish() error {
 		return a.Column - b.Column
 	})
 	if len(d.errs) > maxErrors {
+		d.maskAll() // Nobody looked for secrets in the rest.
 		last := *d.errs[maxErrors]
 		last.Message, last.Suggestion, last.Path = "and more errors from here", "", ""
 		d.errs = append(d.errs[:maxErrors:maxErrors], &last)

@@ -93,8 +93,8 @@ type mask struct {
 
 // shownLine is a line with every mask laid over it.
 type shownLine struct {
-	number int
-	text   []rune
+	number       int
+	source, text []rune
 	// at maps the source's columns, from 0, to places in text.
 	at []int
 }
@@ -104,10 +104,10 @@ func (d *decoder) showLine(number int) *shownLine {
 	if number < 1 || number > len(d.lines) {
 		return l
 	}
-	source := []rune(d.lines[number-1])
-	covers := d.covers(number, source)
-	l.at = make([]int, len(source))
-	for i, r := range source {
+	l.source = []rune(d.lines[number-1])
+	covers := d.covers(number, l.source)
+	l.at = make([]int, len(l.source))
+	for i, r := range l.source {
 		l.at[i] = len(l.text)
 		switch {
 		case covers[i] == nil:
@@ -149,6 +149,18 @@ func (d *decoder) covers(number int, line []rune) []*mask {
 	return covers
 }
 
+// comment returns the place in text from which on there is only a comment, which
+// is not shown: people note former values there. Columns before the given one
+// are not in a comment.
+func (l *shownLine) comment(column int) int {
+	for i := max(0, column-1); i < len(l.source); i++ {
+		if l.source[i] == '#' && (i == 0 || l.source[i-1] == ' ' || l.source[i-1] == '\t') {
+			return l.at[i]
+		}
+	}
+	return len(l.text)
+}
+
 // windowWidth is how much of a long line is shown.
 const windowWidth = 120
 
@@ -163,15 +175,16 @@ func (l *shownLine) window(column int) (text string, caret int) {
 	if place > windowWidth*3/4 {
 		start = place - windowWidth/2
 	}
-	end := min(len(l.text), start+windowWidth)
-	shown := slices.Clone(l.text[start:end])
+	long := l.text[:l.comment(column)]
+	end := min(len(long), start+windowWidth)
+	shown := slices.Clone(long[start:end])
 	for i, r := range shown {
 		if !unicode.IsPrint(r) {
 			shown[i] = ' '
 		}
 	}
 	text, caret = strings.TrimRight(string(shown), " "), place-start+1
-	if end < len(l.text) {
+	if end < len(long) {
 		text += "…"
 	}
 	if start > 0 {

@@ -204,20 +204,13 @@ func (d *decoder) mask(n *yaml.Node, text string) { d.maskRange(n, n, text) }
 // maskPair hides a field whose name cannot be trusted to be one.
 func (d *decoder) maskPair(key, val *yaml.Node) { d.maskRange(key, val, "…") }
 
-// maskAll hides all values, for documents whose structure cannot be trusted.
+// maskAll hides all values, for documents that were not understood.
 func (d *decoder) maskAll() {
 	for _, n := range d.order {
-		if n.Kind == yaml.MappingNode {
-			for i := 1; i < len(n.Content); i += 2 {
-				if v := n.Content[i]; v.Kind == yaml.ScalarNode || v.Kind == yaml.AliasNode {
-					d.mask(v, "…")
-				}
-			}
-		} else if n.Kind == yaml.SequenceNode {
-			for _, v := range n.Content {
-				if v.Kind == yaml.ScalarNode || v.Kind == yaml.AliasNode {
-					d.mask(v, "…")
-				}
+		for i, c := range n.Content {
+			isValue := n.Kind == yaml.SequenceNode || i%2 == 1
+			if isValue && (c.Kind == yaml.ScalarNode || c.Kind == yaml.AliasNode) {
+				d.mask(c, "…")
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 
@@ -72,7 +73,7 @@ func (d *decoder) resolve(kind, name string) (text, problem string) {
 		case strings.TrimSpace(text) == "":
 			return "", fmt.Sprintf("the environment variable %s is empty", name)
 		}
-		return text, ""
+		return strings.TrimRight(text, "\r\n"), ""
 	}
 	raw, err := d.file(d.absolute(name))
 	switch {
@@ -155,26 +156,29 @@ func (d *decoder) unmask(n *yaml.Node) {
 	}
 }
 
+var secretHolders sync.Map // reflect.Type to bool
+
 // holdsSecret reports whether values of the type have secrets in them, and a
 // literal in their place may therefore be one.
-func holdsSecret(t reflect.Type) bool { return holds(t, 0) }
+func holdsSecret(t reflect.Type) bool {
+	if known, ok := secretHolders.Load(t); ok {
+		return known.(bool)
+	}
+	found := findSecret(t, map[reflect.Type]bool{})
+	secretHolders.Store(t, found)
+	return found
+}
 
-func holds(t reflect.Type, depth int) bool {
-	if t == secretType {
-		return true
+func findSecret(t reflect.Type, seen map[reflect.Type]bool) bool {
+	if t == secretType || seen[t] {
+		return t == secretType
 	}
-	if depth > maxDepth {
-		return false
-	}
+	seen[t] = true
 	switch t.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Map:
-		return holds(t.Elem(), depth+1)
+		return findSecret(t.Elem(), seen)
 	case reflect.Struct:
-		for _, f := range fieldsOf(t) {
-			if holds(t.FieldByIndex(f.index).Type, depth+1) {
-				return true
-			}
-		}
+		return slices.ContainsFunc(fieldsOf(t), func(f field) bool { return findSecret(t.FieldByIndex(f.index).Type, seen) })
 	}
 	return false
 }
