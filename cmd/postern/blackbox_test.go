@@ -310,10 +310,9 @@ func (b *box) expect(t testing.TB, q request, status int, reason string) answer 
 	return a
 }
 
-// askEnvoy asks as Envoy does. Header fields go into the map, as by default, or
-// into the list if there are several of one name.
-func (b *box) askEnvoy(t testing.TB, q request) answer {
-	t.Helper()
+// forEnvoy is the request as Envoy tells it. Header fields go into the map, as by
+// default, or into the list if there are several of one name.
+func (q request) forEnvoy() *authv3.CheckRequest {
 	h := &authv3.AttributeContext_HttpRequest{Id: "1", Method: q.method, Scheme: q.scheme, Host: q.host, Path: q.path, Protocol: "HTTP/2", Headers: map[string]string{}}
 	fields := append(policy.Headers{{Name: ":method", Value: q.method}, {Name: ":scheme", Value: q.scheme}, {Name: ":authority", Value: q.host}, {Name: ":path", Value: q.path}}, q.headers...)
 	list := &corev3.HeaderMap{}
@@ -324,10 +323,25 @@ func (b *box) askEnvoy(t testing.TB, q request) answer {
 	if len(h.Headers) < len(fields) {
 		h.Headers, h.HeaderMap = nil, list
 	}
-	return b.askRaw(t, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+	return &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		Source:  &authv3.AttributeContext_Peer{Address: socket(q.source)},
 		Request: &authv3.AttributeContext_Request{Http: h},
-	}})
+	}}
+}
+
+// forPostern is the request in Postern's own words.
+func (q request) forPostern() *posternv1.Target {
+	h := &posternv1.HttpTarget{Method: q.method, Scheme: q.scheme, Host: q.host, Path: q.path, SourceIp: q.source}
+	for _, f := range q.headers {
+		h.Headers = append(h.Headers, &posternv1.HeaderField{Name: f.Name, Value: f.Value})
+	}
+	return &posternv1.Target{Kind: &posternv1.Target_Http{Http: h}}
+}
+
+// askEnvoy asks ext_authz.
+func (b *box) askEnvoy(t testing.TB, q request) answer {
+	t.Helper()
+	return b.askRaw(t, q.forEnvoy())
 }
 
 func socket(ip string) *corev3.Address {
@@ -401,11 +415,7 @@ func (b *box) askPostern(t testing.TB, q request) answer {
 // askCheck asks CheckService, with a credential apart from the headers.
 func (b *box) askCheck(t testing.TB, q request, c *posternv1.Credential) answer {
 	t.Helper()
-	h := &posternv1.HttpTarget{Method: q.method, Scheme: q.scheme, Host: q.host, Path: q.path, SourceIp: q.source}
-	for _, f := range q.headers {
-		h.Headers = append(h.Headers, &posternv1.HeaderField{Name: f.Name, Value: f.Value})
-	}
-	res, err := b.postern.Check(context.Background(), &posternv1.CheckRequest{Credential: c, Target: &posternv1.Target{Kind: &posternv1.Target_Http{Http: h}}})
+	res, err := b.postern.Check(context.Background(), &posternv1.CheckRequest{Credential: c, Target: q.forPostern()})
 	if err != nil {
 		t.Errorf("a gRPC error: %v", err)
 		return answer{}
