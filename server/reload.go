@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,6 +42,12 @@ func (l *lastLoad) get() (error, time.Time) {
 func (s *Server) Reload(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer func() {
+		select {
+		case s.reloaded <- struct{}{}:
+		default: // watch will see
+		}
+	}()
 	var errs []error
 	attempt := func(what string, changed bool, err error) {
 		switch {
@@ -127,14 +134,18 @@ const settle = 100 * time.Millisecond
 // watch reloads when a file changes, and tells the health service of readiness,
 // until ctx ends.
 func (s *Server) watch(ctx context.Context) {
-	changes := make(chan struct{}, 1)
+	var changes chan fsnotify.Event
+	var lost chan error
+	watched := &watched{}
 	if watcher, err := fsnotify.NewWatcher(); err != nil {
 		s.log.Warn("files are not watched; send SIGHUP after a change", "error", err)
 	} else {
-		defer watcher.Close()
-		go s.forward(watcher, changes)
+		defer func() { _ = watcher.Close() }()
+		watched.watcher, changes, lost = watcher, watcher.Events, watcher.Errors
 	}
-	quiet := time.NewTimer(time.Hour)
+	watched.add(s.directories())
+	quiet := time.NewTimer(settle)
+	quiet.Stop()
 	defer quiet.Stop()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -143,53 +154,51 @@ func (s *Server) watch(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-changes:
+		case event := <-changes:
+			if event.Op != fsnotify.Chmod {
+				// A directory that is new is watched before it is read.
+				watched.add(s.directories())
+				quiet.Reset(settle)
+			}
+		case <-lost: // events were lost: look at everything
 			quiet.Reset(settle)
 		case <-quiet.C:
 			_ = s.Reload(ctx) // logged, and told by conditions
 			s.publishHealth()
+		case <-s.reloaded:
+			// What is named now and was not before may have changed before it was
+			// watched: it is read once more.
+			if watched.add(s.directories()) {
+				quiet.Reset(settle)
+			}
 		case <-tick.C:
 			s.publishHealth()
 		}
 	}
 }
 
-// forward watches the directories of all files, since files are replaced by
-// renaming, and passes their events on.
-func (s *Server) forward(watcher *fsnotify.Watcher, changes chan<- struct{}) {
-	watched := map[string]bool{}
-	add := func() {
-		for _, dir := range s.directories() {
-			if !watched[dir] && watcher.Add(dir) == nil {
-				watched[dir] = true
-			}
+// watched are the directories that are watched: of files, because those are
+// replaced by renaming.
+type watched struct {
+	watcher *fsnotify.Watcher // nil: none can be
+	names   []string
+}
+
+// add watches the directories, also those that were watched and have been
+// replaced since, and reports whether any name is new.
+func (w *watched) add(names []string) (grown bool) {
+	if w.watcher == nil {
+		return false
+	}
+	var now []string
+	for _, name := range names {
+		if w.watcher.Add(name) == nil {
+			now = append(now, name)
+			grown = grown || !slices.Contains(w.names, name)
 		}
 	}
-	add()
-	for {
-		select {
-		case event, ok := <-watcher.Events:
-			if !ok {
-				return
-			}
-			if event.Op == fsnotify.Chmod {
-				continue
-			}
-			select {
-			case changes <- struct{}{}:
-			default:
-			}
-			add()
-		case _, ok := <-watcher.Errors:
-			if !ok {
-				return
-			}
-			select { // events were lost: look at everything
-			case changes <- struct{}{}:
-			default:
-			}
-		}
-	}
+	w.names = now
+	return grown
 }
 
 // directories are those of every file that the configuration in force names, and
@@ -212,8 +221,19 @@ func (s *Server) directories() []string {
 	for _, i := range p.cfg.Issuers {
 		file(i.JWKSFile)
 		file(i.Keys.File)
+		file(i.Keys.CAFile)
+	}
+	for _, name := range p.cfg.secretFiles() {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(filepath.Dir(s.opts.ConfigPath), name)
+		}
+		file(name)
 	}
 	if root := p.cfg.Policy.Path; root != "" {
+		file(root) // which may itself be replaced, or be a link to what is
+		if real, err := filepath.EvalSymlinks(root); err == nil {
+			root = real
+		}
 		_ = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
 				dirs = append(dirs, name)
@@ -223,6 +243,17 @@ func (s *Server) directories() []string {
 	}
 	slices.Sort(dirs)
 	return slices.Compact(dirs)
+}
+
+// secretFiles are the files that references to secrets name.
+func (c *Config) secretFiles() []string {
+	var names []string
+	for _, reference := range c.references {
+		if name, ok := strings.CutPrefix(reference, "${file:"); ok {
+			names = append(names, strings.TrimSuffix(name, "}"))
+		}
+	}
+	return names
 }
 
 // conditions are the parts of readiness. A part that failed to reload is ready as

@@ -73,7 +73,8 @@ type Server struct {
 	health   *health.Server
 	config   lastLoad // of the configuration
 
-	mu       sync.Mutex // orders reloads
+	mu       sync.Mutex    // orders reloads
+	reloaded chan struct{} // tells watch of a reload
 	current  atomic.Pointer[parts]
 	draining atomic.Bool
 }
@@ -86,7 +87,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts: opts, log: opts.Logger, now: time.Now, registry: prometheus.NewRegistry(),
-		ring: audit.NewRing(cfg.Decisions.Keep), health: health.NewServer(),
+		ring: audit.NewRing(cfg.Decisions.Keep), health: health.NewServer(), reloaded: make(chan struct{}, 1),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

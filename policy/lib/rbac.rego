@@ -36,6 +36,7 @@ decision := postern.permits(
 		"scopes": object.get(input, ["principal", "scopes"], []),
 		"method": object.get(input, ["target", "http", "method"], ""),
 		"path": object.get(input, ["target", "http", "path"], ""),
+		"folded": object.get(input, ["target", "http", "folded"], ""),
 		"action": object.get(input, ["target", "action", "action"], ""),
 		"required_permission": object.get(input, ["route", "permission"], ""),
 		"required_scopes": object.get(input, ["route", "scopes"], []),

@@ -94,6 +94,7 @@ var document = field{fields: []field{
 		{name: "host", get: request(func(q *policy.Request) string { return q.Host })},
 		{name: "port", get: func(_ *view, in *policy.Input) value { return number(int64(in.Request.Port)) }},
 		{name: "path", get: request(func(q *policy.Request) string { return q.Path })},
+		{name: "folded", get: request(func(q *policy.Request) string { return q.Folded })},
 		{name: "segments", get: func(_ *view, in *policy.Input) value { return specially((*segments)(in.Request)) }},
 		{name: "query", get: func(_ *view, in *policy.Input) value { return text(withoutCredential(in, in.Request.Query)) }},
 		{name: "client_ip", get: func(_ *view, in *policy.Input) value { return address(in.Request.ClientIP) }},
@@ -139,6 +140,7 @@ var document = field{fields: []field{
 			{name: "scheme", get: request(func(q *policy.Request) string { return q.Scheme })},
 			{name: "host", get: request(func(q *policy.Request) string { return q.Host })},
 			{name: "path", get: request(func(q *policy.Request) string { return q.Path })},
+			{name: "folded", get: request(func(q *policy.Request) string { return q.Folded })},
 		}},
 		{name: "grpc", has: isRPC, fields: rpc},
 		{name: "action", has: func(in *policy.Input) bool { return in.Attributes.Action != nil }, fields: []field{

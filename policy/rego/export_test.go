@@ -76,14 +76,6 @@ func (c *cache) Put(hash uint64, key string, v *policy.Verdict, now, expires int
 // Stats counts.
 func (c *cache) Stats() CacheStats { return c.stats() }
 
-// Readings returns what a deny is matched against.
-func Readings(path string) (all []string) {
-	for r := range readings(path) {
-		all = append(all, r)
-	}
-	return all
-}
-
 // DecodeJSON and DecodeYAML are the readers of data and bodies.
 var (
 	DecodeJSON = decodeJSON

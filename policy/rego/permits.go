@@ -122,7 +122,7 @@ func questionOf(asked ast.Object) (*question, error) {
 	r := questionReader{object: asked}
 	q := &question{
 		roles: r.list("roles"), permissions: r.list("permissions"), scopes: r.list("scopes"),
-		method: r.text("method"), path: r.text("path"), action: r.text("action"),
+		method: r.text("method"), path: r.text("path"), folded: r.text("folded"), action: r.text("action"),
 		permission: r.text("required_permission"), requiredScopes: r.list("required_scopes"),
 	}
 	return q, r.err

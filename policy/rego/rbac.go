@@ -85,9 +85,10 @@ func checkPermission(pattern string) error {
 // question is one question to rbac.
 type question struct {
 	roles, permissions, scopes []string
-	// method and path are empty for an action.
-	method, path string
-	action       string
+	// method and the paths are empty for an action. folded is the path for denies
+	// (policy.Request.Folded).
+	method, path, folded string
+	action               string
 	// required by whoever configured the route, besides the tables.
 	permission     string
 	requiredScopes []string
@@ -219,20 +220,19 @@ func (t *rbac) grantsPath(q *question, held []int) bool {
 	return false
 }
 
-// deniedPath looks for a deny of the path under any reading that a server behind
-// might have of it.
+// deniedPath looks for a deny of the path, in any letter case and with or without
+// a slash at the end: reading too much costs a deny nothing.
 func (t *rbac) deniedPath(q *question) string {
 	if len(t.denied) == 0 || q.path == "" {
 		return ""
 	}
 	method := strings.ToUpper(q.method)
-	for path := range readings(q.path) {
-		i := t.denyAt.first(path, func(i int) bool { return hasMethod(t.denied[i].methods, method) })
-		if i < 0 {
-			i = t.denyAt.first(strings.TrimSuffix(path, "/"), func(i int) bool { return hasMethod(t.denied[i].methods, method) })
-		}
-		if i >= 0 {
-			return t.denied[i].text
+	applies := func(i int) bool { return hasMethod(t.denied[i].methods, method) }
+	for _, path := range [...]string{q.folded, strings.ToLower(q.path)} {
+		for _, p := range [...]string{path, strings.TrimSuffix(path, "/")} {
+			if i := t.denyAt.first(p, applies); i >= 0 {
+				return t.denied[i].text
+			}
 		}
 	}
 	return ""

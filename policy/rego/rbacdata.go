@@ -185,7 +185,7 @@ func (r *tableReader) deny(v any) {
 			methods[i] = strings.ToUpper(methods[i])
 		}
 		for _, p := range r.paths(at, object) {
-			folded, err := policy.ParsePathPattern(fold(p.String()))
+			folded, err := policy.ParsePathPattern(strings.ToLower(p.String()))
 			if err != nil {
 				r.problem(at, "%v", err)
 				continue

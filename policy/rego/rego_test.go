@@ -25,7 +25,7 @@ func input(changes ...func(*policy.Input)) *policy.Input {
 		},
 		Request: &policy.Request{
 			Method: "GET", Scheme: "https", Host: "api.example.com", Port: 443,
-			Path: "/orders/7", Segments: []string{"orders", "7"}, Query: "lang=en&id=1&id=2",
+			Path: "/orders/7", Folded: "/orders/7", Segments: []string{"orders", "7"}, Query: "lang=en&id=1&id=2",
 			ClientIP: netip.MustParseAddr("198.51.100.1"),
 		},
 		Principal: &policy.Principal{

@@ -56,7 +56,7 @@ var memberNames = func() map[string]*ast.Term {
 		"response_headers_to_add", "request_headers_to_remove", "query_parameters_to_set",
 		"query_parameters_to_remove", "dynamic_metadata", "missing_scopes", "missing_permissions",
 		"obligations", "type", "parameters",
-		"roles", "permissions", "scopes", "method", "path", "action", "required_permission", "required_scopes",
+		"roles", "permissions", "scopes", "method", "path", "folded", "action", "required_permission", "required_scopes",
 		"routes",
 	} {
 		terms[name] = ast.StringTerm(name)
@@ -66,7 +66,11 @@ var memberNames = func() map[string]*ast.Term {
 
 // member returns a member of an object; nil if there is none.
 func member(object ast.Object, name string) ast.Value {
-	if t := object.Get(memberNames[name]); t != nil {
+	key := memberNames[name]
+	if key == nil { // works, but allocates: add the name above
+		key = ast.StringTerm(name)
+	}
+	if t := object.Get(key); t != nil {
 		return t.Value
 	}
 	return nil
