@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -12,16 +13,16 @@ import (
 
 // listen opens a listener. A socket file that nobody listens on any more is left
 // over from a kill and removed.
-func listen(at Address, connections int) (net.Listener, error) {
+func listen(ctx context.Context, at Address, connections int) (net.Listener, error) {
 	if at.Network() == "unix" {
-		if conn, err := net.Dial("unix", at.Target()); err == nil {
+		if conn, err := new(net.Dialer).DialContext(ctx, "unix", at.Target()); err == nil {
 			_ = conn.Close()
 			return nil, fmt.Errorf("%s: somebody listens there already", at)
 		} else if info, err := os.Lstat(at.Target()); err == nil && info.Mode()&os.ModeSocket != 0 {
 			_ = os.Remove(at.Target())
 		}
 	}
-	l, err := net.Listen(at.Network(), at.Target())
+	l, err := new(net.ListenConfig).Listen(ctx, at.Network(), at.Target())
 	if err != nil {
 		return nil, err
 	}

@@ -50,7 +50,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
 	part := func(name string, last *lastLoad) {
-		err, at := last.get()
+		at, err := last.get()
 		gauge(descReload, truth(err != nil), name)
 		if !at.IsZero() {
 			gauge(descReloadTime, float64(at.Unix()), name)

@@ -3,15 +3,11 @@ package server
 import (
 	"context"
 	"errors"
-	"io/fs"
-	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/postern-auth/postern/server/admin"
@@ -30,10 +26,10 @@ func (l *lastLoad) note(err error, at time.Time) {
 	l.err, l.at = err, at
 }
 
-func (l *lastLoad) get() (error, time.Time) {
+func (l *lastLoad) get() (at time.Time, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.err, l.at
+	return l.at, l.err
 }
 
 // Reload reads everything again: configuration, certificates, keys, policy and
@@ -127,135 +123,6 @@ func (p *parts) fromFile(issuer string) bool {
 	})
 }
 
-// settle is how long the files must be quiet before they are read: an editor or
-// a copy touches several.
-const settle = 100 * time.Millisecond
-
-// watch reloads when a file changes, and tells the health service of readiness,
-// until ctx ends.
-func (s *Server) watch(ctx context.Context) {
-	var changes chan fsnotify.Event
-	var lost chan error
-	watched := &watched{}
-	if watcher, err := fsnotify.NewWatcher(); err != nil {
-		s.log.Warn("files are not watched; send SIGHUP after a change", "error", err)
-	} else {
-		defer func() { _ = watcher.Close() }()
-		watched.watcher, changes, lost = watcher, watcher.Events, watcher.Errors
-	}
-	watched.add(s.directories())
-	quiet := time.NewTimer(settle)
-	quiet.Stop()
-	defer quiet.Stop()
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	s.publishHealth()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case event := <-changes:
-			if event.Op != fsnotify.Chmod {
-				// A directory that is new is watched before it is read.
-				watched.add(s.directories())
-				quiet.Reset(settle)
-			}
-		case <-lost: // events were lost: look at everything
-			quiet.Reset(settle)
-		case <-quiet.C:
-			_ = s.Reload(ctx) // logged, and told by conditions
-			s.publishHealth()
-		case <-s.reloaded:
-			// What is named now and was not before may have changed before it was
-			// watched: it is read once more.
-			if watched.add(s.directories()) {
-				quiet.Reset(settle)
-			}
-		case <-tick.C:
-			s.publishHealth()
-		}
-	}
-}
-
-// watched are the directories that are watched: of files, because those are
-// replaced by renaming.
-type watched struct {
-	watcher *fsnotify.Watcher // nil: none can be
-	names   []string
-}
-
-// add watches the directories, also those that were watched and have been
-// replaced since, and reports whether any name is new.
-func (w *watched) add(names []string) (grown bool) {
-	if w.watcher == nil {
-		return false
-	}
-	var now []string
-	for _, name := range names {
-		if w.watcher.Add(name) == nil {
-			now = append(now, name)
-			grown = grown || !slices.Contains(w.names, name)
-		}
-	}
-	w.names = now
-	return grown
-}
-
-// directories are those of every file that the configuration in force names, and
-// all below the policy's.
-func (s *Server) directories() []string {
-	p := s.current.Load()
-	var dirs []string
-	file := func(name string) {
-		if name != "" {
-			dirs = append(dirs, filepath.Dir(name))
-		}
-	}
-	file(s.opts.ConfigPath)
-	file(p.cfg.APIKeys.File.String())
-	if t := p.cfg.TLS; t != nil {
-		file(t.Cert.String())
-		file(t.Key.String())
-		file(t.ClientCA.String())
-	}
-	for _, i := range p.cfg.Issuers {
-		file(i.JWKSFile)
-		file(i.Keys.File)
-		file(i.Keys.CAFile)
-	}
-	for _, name := range p.cfg.secretFiles() {
-		if !filepath.IsAbs(name) {
-			name = filepath.Join(filepath.Dir(s.opts.ConfigPath), name)
-		}
-		file(name)
-	}
-	if root := p.cfg.Policy.Path; root != "" {
-		file(root) // which may itself be replaced, or be a link to what is
-		if real, err := filepath.EvalSymlinks(root); err == nil {
-			root = real
-		}
-		_ = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, name)
-			}
-			return nil
-		})
-	}
-	slices.Sort(dirs)
-	return slices.Compact(dirs)
-}
-
-// secretFiles are the files that references to secrets name.
-func (c *Config) secretFiles() []string {
-	var names []string
-	for _, reference := range c.references {
-		if name, ok := strings.CutPrefix(reference, "${file:"); ok {
-			names = append(names, strings.TrimSuffix(name, "}"))
-		}
-	}
-	return names
-}
-
 // conditions are the parts of readiness. A part that failed to reload is ready as
 // long as what was in force before still is, and says so.
 func (s *Server) conditions() []admin.Condition {
@@ -266,8 +133,8 @@ func (s *Server) conditions() []admin.Condition {
 		}
 		return admin.Condition{Name: name, Ready: ready, Detail: detail}
 	}
-	configErr, _ := s.config.get()
-	policyErr, _ := p.policy.last.get()
+	_, configErr := s.config.get()
+	_, policyErr := p.policy.last.get()
 	all := []admin.Condition{
 		{Name: "running", Ready: !s.draining.Load()},
 		stays("configuration", true, "", configErr),

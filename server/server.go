@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,7 @@ import (
 	"github.com/postern-auth/postern/server/door"
 	"github.com/postern-auth/postern/server/door/extauthz"
 	grpcdoor "github.com/postern-auth/postern/server/door/grpc"
+	"github.com/postern-auth/postern/server/jose"
 )
 
 // Options are what a Server takes from whoever starts it.
@@ -77,6 +79,8 @@ type Server struct {
 	reloaded chan struct{} // tells watch of a reload
 	current  atomic.Pointer[parts]
 	draining atomic.Bool
+	ending   context.Context // ends when draining begins
+	end      context.CancelFunc
 }
 
 // New reads the configuration and assembles a Server. It listens nowhere yet.
@@ -89,6 +93,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		opts: opts, log: opts.Logger, now: time.Now, registry: prometheus.NewRegistry(),
 		ring: audit.NewRing(cfg.Decisions.Keep), health: health.NewServer(), reloaded: make(chan struct{}, 1),
 	}
+	s.ending, s.end = context.WithCancel(context.Background())
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -129,6 +134,7 @@ func (s *Server) Swap(ctx context.Context, cfg *Config) error {
 
 // Close ends what New started. Call it when Run has returned, or instead of it.
 func (s *Server) Close() error {
+	s.end()
 	if p := s.current.Load(); p != nil {
 		p.closeUnlessIn(nil)
 	}
@@ -143,13 +149,13 @@ func (s *Server) Close() error {
 // Run listens and serves until ctx ends, then drains and returns.
 func (s *Server) Run(ctx context.Context) error {
 	cfg := s.current.Load().cfg
-	rpcListener, err := listen(cfg.Listen.GRPC, cfg.Limits.Connections)
+	rpcListener, err := listen(ctx, cfg.Listen.GRPC, cfg.Limits.Connections)
 	if err != nil {
 		return fmt.Errorf("listen.grpc: %w", err)
 	}
 	var adminListener net.Listener
 	if cfg.Listen.Admin.Network() != "" {
-		if adminListener, err = listen(cfg.Listen.Admin, 100); err != nil {
+		if adminListener, err = listen(ctx, cfg.Listen.Admin, 100); err != nil {
 			_ = rpcListener.Close()
 			return fmt.Errorf("listen.admin: %w", err)
 		}
@@ -188,6 +194,7 @@ func (s *Server) drain(rpc *grpc.Server, adm *http.Server, limit time.Duration) 
 	s.log.Info("draining", "for", limit.String())
 	s.draining.Store(true)
 	s.health.Shutdown()
+	s.end()
 	done := make(chan struct{})
 	go func() { rpc.GracefulStop(); close(done) }()
 	select {
@@ -209,7 +216,7 @@ func (s *Server) rpcServer(cfg *Config) *grpc.Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.UnaryInterceptor(s.callers.unary),
-		grpc.ChainStreamInterceptor(recovery.StreamServerInterceptor(s.recovered()), s.callers.stream),
+		grpc.ChainStreamInterceptor(recovery.StreamServerInterceptor(s.recovered()), s.callers.stream, s.untilDrain),
 		grpc.WaitForHandlers(true),
 	}
 	if s.certs != nil {
@@ -228,6 +235,23 @@ func (s *Server) rpcServer(cfg *Config) *grpc.Server {
 	}
 	return rpc
 }
+
+// untilDrain ends streams when draining begins. They are subscriptions to health,
+// and would last until the time to drain is over.
+func (s *Server) untilDrain(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(s.ending, cancel)()
+	return next(srv, endingStream{stream, ctx})
+}
+
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context implements grpc.ServerStream.
+func (s endingStream) Context() context.Context { return s.ctx }
 
 // recovered answers a panic outside of the doors, which have guards of their own
 // and deny: without its text, which may hold anything.
@@ -292,5 +316,19 @@ func Verify(ctx context.Context, path string) error {
 	_, err = assemblePolicy(ctx, cfg, &parts{cfg: &Config{}}, quiet)
 	errs = append(errs, err)
 	_, err = assembleKeys(cfg, &parts{cfg: &Config{}}, quiet)
-	return errors.Join(append(errs, err)...)
+	errs = append(errs, err)
+	errs = append(errs, verifyIssuers(cfg, quiet))
+	return errors.Join(errs...)
+}
+
+// verifyIssuers reads the key sets on disk.
+func verifyIssuers(cfg *Config, quiet surroundings) error {
+	all := &parts{cfg: cfg, sources: map[string]*jose.Source{}}
+	local := *cfg
+	local.Issuers = slices.DeleteFunc(slices.Clone(cfg.Issuers), func(i Issuer) bool {
+		return !i.UsesSecret() && !all.fromFile(i.URL)
+	})
+	defer func() { all.closeUnlessIn(nil) }()
+	_, err := all.assembleTokens(&local, &parts{cfg: &Config{}}, quiet)
+	return err
 }

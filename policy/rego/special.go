@@ -2,6 +2,7 @@ package rego
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -251,7 +252,7 @@ func (b *body) parts(r *reader, kind string) *ast.Term {
 	form := map[string]any{}
 	for parts := multipart.NewReader(bytes.NewReader(b.Body), params["boundary"]); ; {
 		part, err := parts.NextPart()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return r.treeTerm(form, maxDocumentDepth+1)
 		}
 		if err != nil {

@@ -103,6 +103,7 @@ func TestLog(t *testing.T) {
 	log := audit.NewLog(slog.New(slog.NewJSONHandler(&out, nil)), false)
 	r := record("1", false)
 	r.Path = "/x\n{\"decision\":\"allow\"}" + strings.Repeat("ä", 300)
+	r.RequestID = "\u009b31m\x7f\u202e"
 	r.Decision.Verdict = &policy.Verdict{Rule: "data.a.b", File: "a.rego", Line: 7}
 	r.Decision.Principal = &policy.Principal{ID: "alice", Method: "api_key", Tenant: "acme"}
 	log.Record(r)
@@ -123,7 +124,7 @@ func TestLog(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[0]), &line); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]any{"id": "1", "reason": "policy_denied", "principal": "alice", "tenant": "acme", "file": "a.rego", "line": 7.0, "caller": "envoy"} {
+	for name, want := range map[string]any{"id": "1", "reason": "policy_denied", "principal": "alice", "tenant": "acme", "file": "a.rego", "line": 7.0, "caller": "envoy", "request_id": `\u009b31m\u007f\u202e`} {
 		if line[name] != want {
 			t.Errorf("%s is %v, want %v", name, line[name], want)
 		}

@@ -2,9 +2,11 @@ package audit
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync/atomic"
+	"unicode"
 )
 
 // queue is how many records may wait for the log's goroutine.
@@ -78,7 +80,8 @@ func (l *Log) run() {
 	}
 }
 
-// attrs are the fields of one line. slog's handlers escape control characters.
+// attrs are the fields of one line. What clients and issuers chose is cut and
+// written so that no terminal obeys it.
 func attrs(r *Record) []slog.Attr {
 	d := &r.Decision
 	a := []slog.Attr{
@@ -87,29 +90,29 @@ func attrs(r *Record) []slog.Attr {
 		slog.String("reason", d.Reason.String()),
 		slog.String("phase", d.Phase.String()),
 		slog.String("door", r.Door),
-		slog.String("method", r.Method),
-		slog.String("host", r.Host),
-		slog.String("path", r.Path),
+		slog.String("method", plain(r.Method)),
+		slog.String("host", plain(r.Host)),
+		slog.String("path", plain(r.Path)),
 		slog.String("latency", r.Latency.String()),
 		slog.String("revision", d.Revision),
 	}
 	add := func(name, value string) {
 		if value != "" {
-			a = append(a, slog.String(name, value))
+			a = append(a, slog.String(name, plain(value)))
 		}
 	}
-	add("detail", cut(d.Detail))
+	add("detail", d.Detail)
 	add("caller", r.Caller)
 	add("request_id", r.RequestID)
 	if r.ClientIP.IsValid() {
 		add("client", r.ClientIP.String())
 	}
 	if p := d.Principal; p != nil {
-		add("principal", cut(p.ID))
-		add("tenant", cut(p.Tenant))
+		add("principal", p.ID)
+		add("tenant", p.Tenant)
 		add("principal_method", string(p.Method))
-		add("credential", cut(p.CredentialID))
-		add("issuer", cut(p.Issuer))
+		add("credential", p.CredentialID)
+		add("issuer", p.Issuer)
 	}
 	if d.Route != nil {
 		add("route", d.Route.Name)
@@ -118,4 +121,28 @@ func attrs(r *Record) []slog.Attr {
 		a = append(a, slog.String("rule", v.Rule), slog.String("file", v.File), slog.Int("line", v.Line))
 	}
 	return a
+}
+
+// plain bounds a text and writes out the characters that slog's JSON leaves as
+// they are and terminals obey: DEL, the C1 controls (U+009B is another ESC [), and
+// marks of writing direction, which make a line look like another. What is below
+// space, the handlers escape themselves.
+func plain(s string) string {
+	s = cut(s)
+	if strings.IndexFunc(s, obeyed) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, c := range s {
+		if obeyed(c) {
+			fmt.Fprintf(&b, `\u%04x`, c)
+			continue
+		}
+		b.WriteRune(c)
+	}
+	return cut(b.String())
+}
+
+func obeyed(c rune) bool {
+	return 0x7f <= c && c < 0xa0 || c > 0xff && unicode.Is(unicode.Bidi_Control, c)
 }

@@ -154,14 +154,15 @@ func (c *Cached) fly(ctx context.Context, key [32]byte, cred *Credential) (*Proo
 		c.remember(key, epoch, proof, err)
 		return proof, err
 	})
-	ctx, cancel := roomToAnswer(ctx)
+	// A name of its own: the flight still reads ctx.
+	waiting, cancel := roomToAnswer(ctx)
 	defer cancel()
 	select {
 	case r := <-flight:
 		proof, _ := r.Val.(*Proof)
 		return proof, r.Err
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	case <-waiting.Done():
+		return nil, context.Cause(waiting)
 	}
 }
 

@@ -41,7 +41,8 @@ func parseAuthority(s, scheme string) (host string, port uint16, detail string) 
 	if len(s) > maxHost+len(".:65535") {
 		return "", 0, "host: too long"
 	}
-	host, portText, hasPort := s, "", false
+	var portText string
+	var hasPort bool
 	if strings.HasPrefix(s, "[") {
 		end := strings.IndexByte(s, ']')
 		if end < 0 {

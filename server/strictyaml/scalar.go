@@ -42,7 +42,7 @@ func (d *decoder) known(n *yaml.Node, v reflect.Value, path string) bool {
 	case timeType:
 		parse = func(s string) error { return setParsed(v, s, parseTime) }
 	case prefixType:
-		parse = func(s string) error { return setParsed(v, s, parsePrefix) }
+		parse = func(s string) error { return setParsed(v, s, policy.ParsePrefix) }
 	case addrType:
 		parse = func(s string) error { return setParsed(v, s, parseAddr) }
 	case pathType:
@@ -287,32 +287,14 @@ func parseDuration(s string) (time.Duration, error) {
 
 func parseTime(s string) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return t, errors.New("a time is written as 2026-01-31T12:00:00Z (RFC 3339)")
-	}
-	return t, nil
-}
-
-// parsePrefix reads a network. An address alone is that address and no other;
-// bits behind the prefix length are a typing error in one of the two.
-func parsePrefix(s string) (netip.Prefix, error) {
-	if !strings.Contains(s, "/") {
-		a, err := parseAddr(s)
-		if err != nil {
-			return netip.Prefix{}, errors.New("a network is written as 10.0.0.0/8 or 2001:db8::/32")
-		}
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
 	switch {
 	case err != nil:
-		return p, errors.New("a network is written as 10.0.0.0/8 or 2001:db8::/32")
-	case p.Addr().Is4In6():
-		return p, errors.New("write IPv4 networks as IPv4")
-	case p != p.Masked():
-		return p, fmt.Errorf("it has bits behind the prefix: write %s for the network or %s for the address", p.Masked(), p.Addr())
+		return t, errors.New("a time is written as 2026-01-31T12:00:00Z (RFC 3339)")
+	case t.IsZero():
+		// To whoever reads the value this instant means that none is set.
+		return t, errors.New("leave the field out if there is no such time")
 	}
-	return p, nil
+	return t, nil
 }
 
 func parseAddr(s string) (netip.Addr, error) {

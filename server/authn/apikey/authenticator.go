@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -35,8 +37,11 @@ type Config struct {
 	// changes; replace it by renaming, so that no half of it is ever read.
 	// Without it there are no keys.
 	File strictyaml.Path `yaml:"file"`
-	// MaxFileSize is how large that file may be. Reading it needs about 25 times
-	// as much memory for a moment. Default: 32MiB, which is 100,000 keys.
+	// MaxFileSize is how large that file may be. Reading it needs about three times
+	// as much memory for a moment, and one second for 100MiB. Default: 512MiB,
+	// which is 1,000,000 keys with much to say about each. A file that does not end
+	// with its list of keys, a line `keys:` and below it entries that begin with
+	// two spaces and a dash, may have 32MiB at most: it needs 40 times its size.
 	MaxFileSize strictyaml.Size `yaml:"max_file_size"`
 	// MaxAge is how long after its creation a key may live. Default: 2160h, which
 	// is 90 days. A key can set its own.
@@ -48,7 +53,7 @@ type Config struct {
 
 const (
 	defaultMaxAge      = 90 * day
-	defaultMaxFileSize = 32 * strictyaml.MiB
+	defaultMaxFileSize = 512 * strictyaml.MiB
 	// maxImportedLen is the longest foreign key, in bytes.
 	maxImportedLen = 512
 )
@@ -263,19 +268,29 @@ func (a *Authenticator) reload(ctx context.Context) error {
 	if a.current.Load() != nil && sum == a.source {
 		return nil
 	}
-	keys, ix, err := a.build(src)
+	size := len(src)
+	ix, err := a.build(src)
 	if err != nil {
 		return err
 	}
-	a.swap(keys, ix)
+	a.swap(ix)
 	a.source = sum
+	if size > largeSource {
+		// What reading needed is garbage now. Left alone, it would stay with the
+		// process until twice as much as is in use had been allocated once more,
+		// which for a server that allocates little may be never.
+		debug.FreeOSMemory()
+	}
 	return nil
 }
 
-func (a *Authenticator) swap(keys []Key, ix *index) {
+// largeSource is the size of keys files that leave much garbage.
+const largeSource = 8 << 20
+
+func (a *Authenticator) swap(ix *index) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.keepQuarantine(ix, keys)
+	a.keepQuarantine(ix)
 	a.current.Store(ix)
 	a.epoch.Add(1)
 	a.status = Status{
@@ -285,35 +300,25 @@ func (a *Authenticator) swap(keys []Key, ix *index) {
 }
 
 // build makes an index of the file's content.
-func (a *Authenticator) build(src []byte) ([]Key, *index, error) {
-	var keys []Key
-	var revocations []Revocation
-	if a.file != "" {
-		var err error
-		keys, revocations, err = parseKeysFile(a.file, src, a.prefix, a.limits, a.maxSize)
-		if err != nil {
-			return nil, nil, err
-		}
+func (a *Authenticator) build(src []byte) (*index, error) {
+	if a.file == "" {
+		return newIndex(nil, nil, &a.limits)
 	}
-	denylist, err := NewDenylist(revocations)
-	if err != nil {
-		return nil, nil, err
-	}
-	ix, err := newIndex(keys, denylist, &a.limits)
-	return keys, ix, err
+	return loadKeysFile(a.file, src, a.prefix, a.limits, a.maxSize)
 }
 
 // keepQuarantine carries quarantines over to a new index: they end when the file
 // says so with released_at, or no longer knows the key, and not because somebody
 // happened to edit another line.
-func (a *Authenticator) keepQuarantine(ix *index, keys []Key) {
+func (a *Authenticator) keepQuarantine(ix *index) {
 	if len(a.quarantined) == 0 {
 		return
 	}
-	for i := range keys {
-		since, ok := a.quarantined[keys[i].ID]
-		if ok && !since.Before(keys[i].ReleasedAt) {
-			ix.records[i].quarantined.Store(true)
+	for i := range ix.records {
+		r := &ix.records[i]
+		since, ok := a.quarantined[r.id]
+		if ok && !since.Before(instant(r.released)) {
+			r.quarantined.Store(true)
 		}
 	}
 	maps.DeleteFunc(a.quarantined, func(id string, _ time.Time) bool {
@@ -390,13 +395,19 @@ func readFile(name string, limit int) (src []byte, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if src, err = io.ReadAll(io.LimitReader(f, int64(limit)+1)); err != nil {
-		return nil, err
-	}
-	if len(src) > limit {
+	if info.Size() > int64(limit) {
 		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
 	}
-	return src, nil
+	// It may have become larger: the limit also holds for what is read.
+	var b bytes.Buffer
+	b.Grow(int(info.Size()) + bytes.MinRead)
+	if _, err = b.ReadFrom(io.LimitReader(f, int64(limit)+1)); err != nil {
+		return nil, err
+	}
+	if b.Len() > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
+	}
+	return b.Bytes(), nil
 }
 
 var (

@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
@@ -58,29 +59,34 @@ func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 // UnmarshalText reads a digest. What stands in its place by mistake may be the
 // key itself, so no error repeats it.
 func (d *Digest) UnmarshalText(text []byte) error {
-	algorithm, rest, _ := strings.Cut(string(text), ":")
+	algorithm, rest, _ := bytes.Cut(text, []byte{':'})
 	var version uint16
-	switch algorithm {
+	switch string(algorithm) {
 	case importedAlgorithm:
 	case ownAlgorithm:
 		var err error
-		var v string
-		v, rest, _ = strings.Cut(rest, ":")
-		if version, err = parseVersion(v); err != nil {
+		var v []byte
+		v, rest, _ = bytes.Cut(rest, []byte{':'})
+		if version, err = parseVersion(string(v)); err != nil {
 			return err
 		}
 	default:
 		return errPlaintext
 	}
-	sum, err := hex.DecodeString(rest)
-	if err != nil || len(sum) != sha256.Size {
+	var sum [sha256.Size]byte
+	if len(rest) != hex.EncodedLen(len(sum)) || !decodeHex(sum[:], rest) {
 		return fmt.Errorf("a digest ends in %d hex digits; the value is not shown", 2*sha256.Size)
 	}
-	if [sha256.Size]byte(sum) == [sha256.Size]byte{} {
+	if sum == [sha256.Size]byte{} {
 		return errors.New("a digest of zeros is of no key")
 	}
-	*d = Digest{sum: [sha256.Size]byte(sum), pepper: version}
+	*d = Digest{sum: sum, pepper: version}
 	return nil
+}
+
+func decodeHex(into, text []byte) bool {
+	_, err := hex.Decode(into, text)
+	return err == nil
 }
 
 var errPlaintext = errors.New(`not a digest, perhaps the key itself: write "hmac-sha256:v1:…" or "sha256:…"; ` +

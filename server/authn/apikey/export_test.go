@@ -1,7 +1,14 @@
 package apikey
 
-// ParseKeysFile reads the keys of a file with default limits.
+// ParseKeysFile reads the keys of a file with default limits, as YAML.
 func ParseKeysFile(file string, peppers *Peppers) ([]Key, error) {
-	keys, _, err := parseKeysFile("keys.yaml", []byte(file), DefaultPrefix, limits{peppers: peppers, maxAge: defaultMaxAge}, 1<<20)
+	if err := refusePlaintext("keys.yaml", []byte(file), DefaultPrefix); err != nil {
+		return nil, err
+	}
+	f, err := decodeKeysFile("keys.yaml", []byte(file), limits{peppers: peppers, maxAge: defaultMaxAge})
+	var keys []Key
+	for i := range f.Keys {
+		keys = append(keys, f.Keys[i].Key)
+	}
 	return keys, err
 }

@@ -3,6 +3,7 @@ package apikey
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"math"
 	"sync/atomic"
@@ -40,9 +41,10 @@ type record struct {
 	// notBefore and notAfter are Unix nanoseconds, the second exclusive; end is
 	// the reason from then on. A key that is off ended at the beginning of time.
 	notBefore, notAfter int64
-	created             int64
+	created, released   int64
 	end                 policy.Reason
 	pepper              uint8 // position in index.peppers
+	imported            bool
 	quarantined         atomic.Bool
 
 	id, principal, name string
@@ -67,33 +69,56 @@ const (
 
 // newIndex builds an index of keys that a keys file has been checked for.
 func newIndex(keys []Key, denylist *Denylist, l *limits) (*index, error) {
-	ix := &index{
-		peppers:  l.peppers.list,
-		records:  make([]record, len(keys)),
-		byID:     make(map[[idLen]byte]uint32, len(keys)),
-		byDigest: map[[sha256.Size]byte]uint32{},
-		denylist: denylist,
-	}
-	if err := ix.plantDecoy(); err != nil {
+	ix, err := emptyIndex(len(keys), l)
+	if err != nil {
 		return nil, err
 	}
 	shared := profiles{}
 	for i := range keys {
-		k, r := &keys[i], &ix.records[i]
-		p, err := shared.of(k)
-		if err != nil {
+		if err := ix.put(i, &keys[i], &shared, l); err != nil {
 			return nil, err
 		}
-		r.fill(k, l.maxAge)
-		r.profile = p
-		if k.Digest.Imported() {
-			ix.byDigest[r.sum] = uint32(i)
-			continue
-		}
-		r.pepper = ix.position(k.Digest.pepper)
-		ix.byID[idOf(k.ID)] = uint32(i)
 	}
+	ix.denylist = denylist
+	ix.link()
 	return ix, nil
+}
+
+// emptyIndex returns an index with room for n keys. It becomes whole by put for
+// each of them, which may happen at the same time, and by link after that.
+func emptyIndex(n int, l *limits) (*index, error) {
+	ix := &index{peppers: l.peppers.list, records: make([]record, n)}
+	return ix, ix.plantDecoy()
+}
+
+func (ix *index) put(i int, k *Key, shared *profiles, l *limits) (err error) {
+	r := &ix.records[i]
+	r.fill(k, l.maxAge)
+	if !k.Digest.Imported() {
+		r.pepper = ix.position(k.Digest.pepper)
+	}
+	r.imported = k.Digest.Imported()
+	r.profile, err = shared.of(k)
+	return err
+}
+
+// link makes the records findable.
+func (ix *index) link() {
+	imported := 0
+	for i := range ix.records {
+		if ix.records[i].imported {
+			imported++
+		}
+	}
+	ix.byID = make(map[[idLen]byte]uint32, len(ix.records)-imported)
+	ix.byDigest = make(map[[sha256.Size]byte]uint32, imported)
+	for i := range ix.records {
+		if r := &ix.records[i]; r.imported {
+			ix.byDigest[r.sum] = uint32(i)
+		} else {
+			ix.byID[idOf(r.id)] = uint32(i)
+		}
+	}
 }
 
 // plantDecoy makes the record that stands in for keys that do not exist: a
@@ -125,6 +150,7 @@ func (r *record) fill(k *Key, maxAge time.Duration) {
 	r.sum = k.Digest.sum
 	r.id, r.principal, r.name = k.ID, k.Principal.ID, k.Name
 	r.created, r.notBefore = nanos(k.CreatedAt, always), nanos(k.NotBefore, always)
+	r.released = nanos(k.ReleasedAt, always)
 	r.notAfter = never
 	end := func(at int64, reason policy.Reason) {
 		if at < r.notAfter {
@@ -162,12 +188,15 @@ func instant(ns int64) time.Time {
 	return time.Unix(0, ns).UTC()
 }
 
-// profiles finds equal profiles by the hash of their JSON, which tells any two
-// different ones apart.
-type profiles map[[sha256.Size]byte]*profile
+// profiles finds equal profiles by a text that tells any two different ones
+// apart.
+type profiles struct {
+	known map[string]*profile
+	text  []byte
+}
 
-func (all profiles) of(k *Key) (*profile, error) {
-	p := &profile{
+func (all *profiles) of(k *Key) (*profile, error) {
+	p := profile{
 		Method: policy.MethodAPIKey, Kind: policy.KindService,
 		Tenant: k.Principal.Tenant, Owner: k.Owner, Environment: k.Environment,
 		Roles: k.Principal.Roles, Scopes: k.Principal.Scopes, Permissions: k.Principal.Permissions,
@@ -179,16 +208,47 @@ func (all profiles) of(k *Key) (*profile, error) {
 	if k.Principal.Kind != "" {
 		p.Kind = k.Principal.Kind
 	}
-	text, err := json.Marshal(p)
-	if err != nil {
+	var err error
+	if all.text, err = p.appendText(all.text[:0]); err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(text)
-	if known := all[sum]; known != nil {
+	if known := all.known[string(all.text)]; known != nil {
 		return known, nil
 	}
-	all[sum] = p
-	return p, nil
+	if all.known == nil {
+		all.known = map[string]*profile{}
+	}
+	fresh := new(profile)
+	*fresh = p
+	all.known[string(all.text)] = fresh
+	return fresh, nil
+}
+
+// appendText appends everything in the profile: texts with their lengths, lists
+// with the number of their items, and what few keys have in JSON.
+func (p *profile) appendText(b []byte) ([]byte, error) {
+	for _, text := range [...]string{string(p.Method), string(p.Kind), p.Tenant, p.Owner, p.Environment} {
+		b = appendCounted(b, text)
+	}
+	for _, list := range [...][]string{p.Roles, p.Scopes, p.Permissions} {
+		if list == nil {
+			b = append(b, 0)
+			continue
+		}
+		b = binary.AppendUvarint(b, uint64(len(list))+1)
+		for _, text := range list {
+			b = appendCounted(b, text)
+		}
+	}
+	if p.Metadata == nil && p.Constraints == nil {
+		return b, nil
+	}
+	rest, err := json.Marshal([]any{p.Metadata, p.Constraints})
+	return append(b, rest...), err
+}
+
+func appendCounted(b []byte, text string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
 }
 
 // own verifies a key of our own format. An id that does not exist takes the same

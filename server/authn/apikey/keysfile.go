@@ -128,45 +128,17 @@ func (d *digestText) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// unset is what the times of an entry hold before it is read, so that the zero
-// time in a file, which is long over, is not taken for no time at all.
-var unset = time.Unix(1<<40, 0)
-
-func (k *Key) times() []keyTime {
-	return []keyTime{
-		{"created_at", &k.CreatedAt}, {"not_before", &k.NotBefore},
-		{"expires_at", &k.ExpiresAt}, {"released_at", &k.ReleasedAt},
-	}
-}
-
-type keyTime struct {
-	name string
-	at   *time.Time
-}
-
-// SetDefaults implements strictyaml.Defaulter.
-func (k *fileKey) SetDefaults() {
-	for _, t := range k.times() {
-		*t.at = unset
-	}
-}
-
-// parseKeysFile reads a keys file. On any mistake nothing is read, and the error
-// lists all mistakes. It never shows a key, whatever place it stands in.
-func parseKeysFile(name string, src []byte, prefix string, l limits, maxSize int) ([]Key, []Revocation, error) {
-	if err := refusePlaintext(name, src, prefix); err != nil {
-		return nil, nil, err
-	}
+// decodeKeysFile reads a keys file, or a part of one, as YAML. On any mistake
+// nothing is read, and the error lists all mistakes.
+func decodeKeysFile(name string, src []byte, l limits) (keysFile, error) {
 	f := keysFile{limits: &l}
-	if err := strictyaml.Decode(name, src, &f, strictyaml.WithMaxSize(maxSize)); err != nil {
-		return nil, nil, l.redact(err)
+	if err := strictyaml.Decode(name, src, &f, strictyaml.WithMaxSize(len(src))); err != nil {
+		return keysFile{}, l.redact(err)
 	}
-	keys := make([]Key, len(f.Keys))
 	for i := range f.Keys {
-		keys[i] = f.Keys[i].Key
-		keys[i].Digest = f.Keys[i].Digest.digest
+		f.Keys[i].Key.Digest = f.Keys[i].Digest.digest
 	}
-	return keys, f.Revocations, nil
+	return f, nil
 }
 
 // maxFindings bounds how many exposed keys one error lists.
@@ -276,15 +248,21 @@ func (p *Principal) check(wildcard bool, report func(path, message, suggestion s
 		values []string
 	}{{"roles", p.Roles}, {"scopes", p.Scopes}, {"permissions", p.Permissions}} {
 		for i, v := range list.values {
-			path := fmt.Sprintf("principal.%s[%d]", list.name, i)
-			switch {
-			case v == "" || strings.ContainsAny(v, " \t\n\r\"\\"):
-				report(path, "is empty or holds white space, quotes or backslashes", "write each as an item of its own")
-			case strings.Contains(v, "*") && !wildcard:
-				report(path, fmt.Sprintf("%q grants what nobody has listed", v), "list what is needed, or set allow_wildcard: true")
+			if message, suggestion := grantMistake(v, wildcard); message != "" {
+				report(fmt.Sprintf("principal.%s[%d]", list.name, i), message, suggestion)
 			}
 		}
 	}
+}
+
+func grantMistake(v string, wildcard bool) (message, suggestion string) {
+	switch {
+	case v == "" || strings.ContainsAny(v, " \t\n\r\"\\"):
+		return "is empty or holds white space, quotes or backslashes", "write each as an item of its own"
+	case strings.Contains(v, "*") && !wildcard:
+		return fmt.Sprintf("%q grants what nobody has listed", v), "list what is needed, or set allow_wildcard: true"
+	}
+	return "", ""
 }
 
 // earliest and latest bound the times of keys: nanoseconds since 1970 in 64 bits
@@ -295,25 +273,25 @@ var (
 )
 
 func (k *Key) checkTimes(report func(path, message, suggestion string)) {
+	var revoked, rotated time.Time
+	if k.Revoked != nil {
+		revoked = k.Revoked.At
+	}
+	if k.Rotated != nil {
+		rotated = k.Rotated.At
+	}
 	ok := true
-	inRange := func(path string, t time.Time) {
-		if t.Before(earliest) || t.After(latest) {
+	for _, t := range [...]struct {
+		path string
+		at   time.Time
+	}{
+		{"created_at", k.CreatedAt}, {"not_before", k.NotBefore}, {"expires_at", k.ExpiresAt},
+		{"released_at", k.ReleasedAt}, {"revoked.at", revoked}, {"rotated.at", rotated},
+	} {
+		if !t.at.IsZero() && (t.at.Before(earliest) || t.at.After(latest)) {
 			ok = false
-			report(path, "lies outside of 1970 to 2200", "leave the field out if there is no such time")
+			report(t.path, "lies outside of 1970 to 2200", "leave the field out if there is no such time")
 		}
-	}
-	for _, t := range k.times() {
-		if t.at.Equal(unset) {
-			*t.at = time.Time{}
-		} else {
-			inRange(t.name, *t.at)
-		}
-	}
-	if k.Revoked != nil && !k.Revoked.At.IsZero() {
-		inRange("revoked.at", k.Revoked.At)
-	}
-	if k.Rotated != nil && !k.Rotated.At.IsZero() {
-		inRange("rotated.at", k.Rotated.At)
 	}
 	if !ok || k.ExpiresAt.IsZero() {
 		return
@@ -400,10 +378,12 @@ func (f *keysFile) Check(report func(path, message, suggestion string)) {
 	ids, digests := map[string]int{}, map[Digest]int{}
 	for i := range f.Keys {
 		k := &f.Keys[i]
-		at := fmt.Sprintf("keys[%d].", i)
-		f.limits.check(k, func(path, message, suggestion string) { report(at+path, message, suggestion) })
+		ofKey := func(path, message, suggestion string) {
+			report(fmt.Sprintf("keys[%d].%s", i, path), message, suggestion)
+		}
+		f.limits.check(k, ofKey)
 		if first, ok := ids[k.ID]; ok && k.ID != "" {
-			report(at+"id", fmt.Sprintf("is the id of keys[%d] too", first), "an id names one key")
+			ofKey("id", fmt.Sprintf("is the id of keys[%d] too", first), "an id names one key")
 		} else {
 			ids[k.ID] = i
 		}
@@ -411,7 +391,7 @@ func (f *keysFile) Check(report func(path, message, suggestion string)) {
 			continue
 		}
 		if first, ok := digests[k.Digest.digest]; ok {
-			report(at+"digest", fmt.Sprintf("is the digest of keys[%d] too", first), "a key has one entry")
+			ofKey("digest", fmt.Sprintf("is the digest of keys[%d] too", first), "a key has one entry")
 		} else {
 			digests[k.Digest.digest] = i
 		}
@@ -465,6 +445,10 @@ func showDays(d time.Duration) string {
 
 // isName accepts what may name an imported key.
 func isName(s string) bool {
-	rest := strings.NewReplacer(".", "0", "_", "0", "-", "0").Replace(s)
-	return len(s) <= 64 && isBase62(rest)
+	for i := range len(s) {
+		if c := s[i]; !digits[c] && c != '.' && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 64
 }
