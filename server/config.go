@@ -281,8 +281,9 @@ type Limits struct {
 	// Connections is how many connections are served at once, 1 to 1_000_000;
 	// others wait. Default: 10_000.
 	Connections int `yaml:"connections"`
-	// Deadline is the longest time for one request, also if the caller would wait
-	// longer, 1ms to 1m. Past it the answer is a deny. Default: 1s.
+	// Deadline is the longest time that proving a credential may take, 1ms to 1m;
+	// a caller's own deadline counts if it is shorter. Past it the answer is a deny
+	// with dependency_unavailable. policy.timeout bounds the policy. Default: 1s.
 	Deadline time.Duration `yaml:"deadline"`
 }
 

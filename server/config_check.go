@@ -169,6 +169,11 @@ func (c *Config) checkIssuers(report report) {
 				report(fmt.Sprintf("issuers[%d].url", i), fmt.Sprintf("%s is configured already, issuers[%d]", c.Issuers[i].URL, j), "a token has one issuer: put all of it in one entry")
 			}
 		}
+		method := c.Issuers[i].method()
+		if !slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return slices.Contains(r.Use, method) }) {
+			report(fmt.Sprintf("issuers[%d]", i), fmt.Sprintf("no rule in credentials uses %s, so none of its tokens gets in", method),
+				fmt.Sprintf("list %s under use in a rule such as header:authorization/bearer", method))
+		}
 	}
 }
 

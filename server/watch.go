@@ -40,7 +40,6 @@ func (s *Server) watch(ctx context.Context) {
 		in = next
 		return grown
 	}
-	look()
 	quiet := time.NewTimer(settle)
 	quiet.Stop()
 	defer quiet.Stop()
@@ -55,6 +54,9 @@ func (s *Server) watch(ctx context.Context) {
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	if look() {
+		changed() // what was read at the start may have changed before it was watched
+	}
 	s.publishHealth()
 	for {
 		select {

@@ -109,8 +109,11 @@ type LimitConfig struct {
 
 // ClientConfig says where the client's address is found. The words are Envoy's.
 //
-// Behind Envoy, keep the defaults: Envoy applies its own xff_num_trusted_hops to
-// the address that it reports, and has already changed x-forwarded-for.
+// Envoy reports the peer of the client's connection, whatever its own
+// xff_num_trusted_hops says, and with its use_remote_address it has already
+// appended that peer to x-forwarded-for. So where Envoy is the edge, keep the
+// defaults; where N proxies stand before it, set use_remote_address to false and
+// trusted_hops to N here.
 type ClientConfig struct {
 	// UseRemoteAddress takes the peer of the gateway's connection for the client,
 	// or for the nearest trusted hop if TrustedHops is set. If it is false, the
