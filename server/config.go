@@ -73,9 +73,10 @@ type Config struct {
 	// well; or "error_response", a gRPC error. Danger: a gateway with
 	// failure_mode_allow lets a request through on an error. Default: deny.
 	OnFault OnFault `yaml:"on_fault"`
-	// StatusProfile chooses the HTTP status for credentials that are refused:
-	// "standard", 401 as RFC 9110 has it; or "legacy", 403 for API keys that are
-	// unknown, revoked or expired. Default: standard.
+	// StatusProfile chooses the HTTP status that ext_authz answers for credentials
+	// that are refused: "standard", 401 as RFC 9110 has it; or "legacy", 403 for API
+	// keys that are unknown, revoked or expired. CheckService always says the
+	// standard one. Default: standard.
 	StatusProfile StatusProfile `yaml:"status_profile"`
 	// Realm is the realm in WWW-Authenticate (RFC 9110 section 11.5). Default:
 	// postern.

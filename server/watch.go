@@ -67,7 +67,8 @@ func (s *Server) watch(ctx context.Context) {
 				look() // what is new is watched before it is read
 				changed()
 			}
-		case <-watcher.Errors: // events were lost: everything is read
+		case err := <-watcher.Errors:
+			s.log.Warn("changes of files were lost; all of them are read again", "error", err)
 			changed()
 		case <-quiet.C:
 			since = time.Time{}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -86,12 +88,12 @@ func encode(w io.Writer, f format, m proto.Message) error {
 	return e.Encode(v)
 }
 
-// printable shows control characters as escapes: what a request held must not
-// move a terminal's cursor.
+// printable shows what is not plainly visible as escapes: what a request held must
+// neither move a terminal's cursor nor turn its text around.
 func printable(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || 0x80 <= r && r < 0xa0 || r == 0x2028 || r == 0x2029 }) < 0 {
+	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return s
 	}
-	q := fmt.Sprintf("%+q", s)
+	q := strconv.QuoteToGraphic(s)
 	return q[1 : len(q)-1]
 }

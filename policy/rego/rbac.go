@@ -1,6 +1,7 @@
 package rego
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ type rbac struct {
 	implied map[string]map[string]bool
 	routes  []rbacRoute
 	byPath  *pathIndex
+	byFold  *pathIndex // the same routes, as a forgiving server reads their paths
 	denied  []rbacDeny
 	denyAt  *pathIndex
 	never   permissionSet
@@ -137,11 +139,20 @@ func (t *rbac) required(q *question) (permissions, scopes []string, public bool)
 	if q.action != "" {
 		return addMissing(permissions, oneOrNone(q.action)), scopes, false
 	}
-	if i := t.byPath.first(q.path, func(i int) bool { return hasMethod(t.routes[i].methods, q.method) }); i >= 0 {
-		r := &t.routes[i]
-		return addMissing(permissions, r.permissions), addMissing(scopes, r.scopes), r.public
+	applies := func(i int) bool { return hasMethod(t.routes[i].methods, q.method) }
+	i := t.byPath.first(q.path, applies)
+	if i < 0 {
+		return permissions, scopes, false
 	}
-	return permissions, scopes, false
+	r := &t.routes[i]
+	permissions, scopes, public = addMissing(permissions, r.permissions), addMissing(scopes, r.scopes), r.public
+	// A forgiving server may take /ADMIN for /admin: what the route of that reading
+	// demands is demanded as well. A fold adds demands and never takes one away.
+	if j := t.byFold.first(cmp.Or(q.folded, strings.ToLower(q.path)), applies); j >= 0 && j != i {
+		f := &t.routes[j]
+		permissions, scopes, public = addMissing(permissions, f.permissions), addMissing(scopes, f.scopes), public && f.public
+	}
+	return permissions, scopes, public
 }
 
 func oneOrNone(s string) []string {

@@ -269,6 +269,42 @@ func TestPathIndex(t *testing.T) {
 	})
 }
 
+// What protects /admin protects /ADMIN: a path that a forgiving server reads as
+// another must satisfy the demands of both. A fold never makes an allow.
+func TestDemandsOfTheFoldedPath(t *testing.T) {
+	t.Parallel()
+	s := compile(t, fstest.MapFS{"t.yaml": {Data: []byte(`
+routes:
+  - { path: /admin/**, scopes: [admin] }
+  - { path: /Reports/**, scopes: [reports] }
+  - { path: /open, public: true }
+  - { path: /things/**, public: true }
+`)}}, rego.Config{})
+	for _, c := range []struct {
+		path, folded string
+		scopes       []string
+		allow        bool
+	}{
+		{"/admin/x", "/admin/x", []string{"admin"}, true},
+		{"/ADMIN/x", "/admin/x", nil, false},
+		{"/ADMIN/x", "/admin/x", []string{"admin"}, false}, // no route for the path itself
+		{"/things/ADMIN", "/things/admin", nil, true},
+		{"/things/../x", "/admin/x", nil, false},
+		{"/things/../x", "/admin/x", []string{"admin"}, true},
+		{"/Reports/1", "/reports/1", []string{"reports"}, true},
+		{"/reports/1", "/reports/1", []string{"reports"}, false},
+		{"/OPEN", "/open", nil, false},
+	} {
+		v := decide(t, s, input(func(in *policy.Input) {
+			in.Principal.Scopes, in.Principal.Roles = c.scopes, nil
+			in.Request.Path, in.Request.Folded = c.path, c.folded
+		}))
+		if v.Allow != c.allow {
+			t.Errorf("%s (%s) with %v: allow %v", c.path, c.folded, c.scopes, v.Allow)
+		}
+	}
+}
+
 // Mistakes in the tables are found at load, all of them, by their place.
 func TestTablesAreChecked(t *testing.T) {
 	t.Parallel()

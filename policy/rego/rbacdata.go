@@ -19,7 +19,7 @@ func compileRBAC(tables map[string]any) (*rbac, error) {
 		known: map[string]bool{},
 		out: &rbac{
 			roles: map[string]int{}, implied: map[string]map[string]bool{},
-			byPath: &pathIndex{}, denyAt: &pathIndex{},
+			byPath: &pathIndex{}, byFold: &pathIndex{}, denyAt: &pathIndex{},
 		},
 	}
 	r.permissions(tables["permissions"])
@@ -165,6 +165,9 @@ func (r *tableReader) routes(v any) {
 		}
 		for _, p := range r.paths(at, object) {
 			r.out.byPath.add(p, i)
+			if folded, err := policy.ParsePathPattern(strings.ToLower(p.String())); err == nil {
+				r.out.byFold.add(folded, i)
+			}
 		}
 		r.out.routes = append(r.out.routes, route)
 	}

@@ -2,6 +2,7 @@ package rego_test
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -37,6 +38,9 @@ func input(changes ...func(*policy.Input)) *policy.Input {
 	}
 	for _, change := range changes {
 		change(in)
+	}
+	if in.Request.Path != "/orders/7" && in.Request.Folded == "/orders/7" {
+		in.Request.Folded = strings.ToLower(in.Request.Path)
 	}
 	return in
 }

@@ -101,12 +101,16 @@ type Config struct {
 
 // Checker decides. Its zero value must not be used; see New.
 type Checker struct {
-	cfg        Config
-	routes     []policy.Route
-	noRoute    policy.Route
-	challenges challenges
-	identity   identity
-	ids        *ids
+	cfg     Config
+	routes  []policy.Route
+	noRoute policy.Route
+	// folded are the routes for folded paths; foldedDiffer says that some are not
+	// the same as routes.
+	folded       []policy.Route
+	foldedDiffer bool
+	challenges   challenges
+	identity     identity
+	ids          *ids
 }
 
 // New returns a Checker.
@@ -120,13 +124,15 @@ func New(cfg Config) *Checker {
 	if cfg.Recorder == nil {
 		cfg.Recorder = audit.Tee(nil)
 	}
-	return &Checker{
+	c := &Checker{
 		cfg:        cfg,
 		routes:     cfg.Routes,
 		challenges: newChallenges(cfg.Realm, cfg.Rules),
 		identity:   newIdentity(&cfg),
 		ids:        newIDs(),
 	}
+	c.folded, c.foldedDiffer = foldRoutes(cfg.Routes)
+	return c
 }
 
 // exchange is one check under way. Exchanges are pooled: nothing of one may be

@@ -226,6 +226,36 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// A spelling of the path that a forgiving server takes for another route's is
+// refused, in both directions; spellings within one route are not.
+func TestRoutesOfFoldedPaths(t *testing.T) {
+	t.Parallel()
+	pattern := func(text string) []policy.PathPattern {
+		p, err := policy.ParsePathPattern(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []policy.PathPattern{p}
+	}
+	w := newWorld(t)
+	w.cfg.Routes = []policy.Route{
+		{Name: "admin", Paths: pattern("/admin/**"), Scopes: []string{"admin"}},
+		{Name: "reports", Paths: pattern("/Reports/**"), Scopes: []string{"admin"}},
+		{Name: "rest", Anonymous: true},
+	}
+	for path, want := range map[string]policy.Reason{
+		"/admin": policy.ReasonCredentialMissing, "/ADMIN": policy.ReasonRequestInvalid, "/%41dmin/x": policy.ReasonRequestInvalid,
+		"/admin%3Bx": policy.ReasonRequestInvalid, "/Reports/1": policy.ReasonCredentialMissing, "/reports/1": policy.ReasonRequestInvalid,
+		"/Things/ABC": policy.ReasonAllowed, "/administrator": policy.ReasonAllowed, "/admin/ABC": policy.ReasonCredentialMissing,
+	} {
+		a := request()
+		a.Path = path
+		if d := w.check(t, a); d.Reason != want {
+			t.Errorf("%s: %v, want %v; %s", path, d.Reason, want, d.Detail)
+		}
+	}
+}
+
 // O-02: one challenge names all missing scopes.
 func TestMissingScopesInOneChallenge(t *testing.T) {
 	t.Parallel()

@@ -23,8 +23,11 @@ func (c *Checker) read(x *exchange) bool {
 		}
 		return x.deny(reason, err.Error())
 	}
-	x.route = c.match(&x.request)
-	x.decision.Route = x.route
+	route, clear := c.match(&x.request)
+	if !clear {
+		return x.deny(policy.ReasonRequestInvalid, "a forgiving server would read the path as one of another route")
+	}
+	x.route, x.decision.Route = route, route
 	return true
 }
 
@@ -38,13 +41,48 @@ func (t Trust) strip(a *policy.Attributes) {
 	}
 }
 
-func (c *Checker) match(q *policy.Request) *policy.Route {
-	for i := range c.routes {
-		if c.routes[i].Match(q) {
-			return &c.routes[i]
+// match finds the first route that matches. It is not clear which one that is if
+// the path, read as the most forgiving server would, is one of another route:
+// /ADMIN must not get past what /admin demands.
+func (c *Checker) match(q *policy.Request) (route *policy.Route, clear bool) {
+	at := first(c.routes, q)
+	if q.Folded != q.Path || c.foldedDiffer {
+		folded := policy.Request{Host: q.Host, Method: q.Method, Path: q.Folded}
+		if first(c.folded, &folded) != at {
+			return nil, false
 		}
 	}
-	return &c.noRoute
+	if at < 0 {
+		return &c.noRoute, true
+	}
+	return &c.routes[at], true
+}
+
+func first(routes []policy.Route, q *policy.Request) int {
+	for i := range routes {
+		if routes[i].Match(q) {
+			return i
+		}
+	}
+	return -1
+}
+
+// foldRoutes returns the routes with their paths as a forgiving server reads them,
+// and whether any is another then.
+func foldRoutes(routes []policy.Route) (folded []policy.Route, differ bool) {
+	folded = slices.Clone(routes)
+	for i := range folded {
+		folded[i].Paths = slices.Clone(folded[i].Paths)
+		for j, p := range folded[i].Paths {
+			f, err := policy.ParsePathPattern(canonical.Fold(p.String()))
+			if err != nil {
+				continue // then the pattern itself must do
+			}
+			folded[i].Paths[j] = f
+			differ = differ || f.String() != p.String()
+		}
+	}
+	return folded, differ
 }
 
 // find looks for credentials. More than one is refused unless the route asks

@@ -97,6 +97,7 @@ type Source struct {
 	mu     sync.Mutex
 	flight *flight   // the fetch that runs or is about to; nil for none
 	tried  time.Time // when the last one was begun
+	asked  time.Time // when the last one that an unknown kid caused was begun
 }
 
 var _ Keys = (*Source)(nil)
@@ -371,16 +372,31 @@ func (s *Source) join(force bool) (f *flight, started bool) {
 		return s.flight, false
 	case s.ctx.Err() != nil:
 		return nil, false
-	case !force && (s.cfg.File != "" || s.now().Sub(s.tried) < s.cfg.Cooldown):
+	case !force && (s.cfg.File != "" || s.cooling()):
 		return nil, false
 	}
 	s.flight = &flight{done: make(chan struct{})}
 	s.tried = s.now()
+	if !force {
+		s.asked = s.tried
+	}
 	select {
 	case s.wake <- struct{}{}:
 	default: // it is awake already
 	}
 	return s.flight, true
+}
+
+// cooling reports whether an unknown kid must wait for the cooldown: since the
+// last one that caused a fetch, or since any fetch if the issuer is down. A fetch
+// by age only counts for a second, so that a key which is published after it is
+// found without delay.
+func (s *Source) cooling() bool {
+	now := s.now()
+	if s.state.Load().err != nil || now.Sub(s.tried) < time.Second {
+		return now.Sub(s.tried) < s.cfg.Cooldown
+	}
+	return now.Sub(s.asked) < s.cfg.Cooldown
 }
 
 // land ends the flight and lets those who wait for it go on.

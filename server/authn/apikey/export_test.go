@@ -12,3 +12,12 @@ func ParseKeysFile(file string, peppers *Peppers) ([]Key, error) {
 	}
 	return keys, err
 }
+
+// ReadQuickly reads an entry without strictyaml, if it is one that Entry wrote.
+func ReadQuickly(entry string) (Key, bool) {
+	k, ok := newEntryReader().read([]byte(entry))
+	if !ok {
+		return Key{}, false
+	}
+	return k.Key, true
+}

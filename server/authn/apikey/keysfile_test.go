@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	mathrand "math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +42,7 @@ func plantedKey(t testing.TB) apikey.Minted {
 }
 
 // Each file of testdata/keysfile is a keys file, a line "----", and what is said
-// about it: G-09 is wildcard.txt, G-16 constraints.txt.
+// about it: G-09 is wildcard.txt, G-16 constraints.txt, K-07 ages.txt.
 func TestKeysFileMistakes(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/keysfile/*.txt")
@@ -140,10 +142,74 @@ func TestEntryIsReadBack(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, file)
 		}
-		if diff := cmp.Diff([]apikey.Key{k}, keys, cmp.Comparer(sameDigest), cmp.Comparer(samePath), cmp.Comparer(sameHost), cmp.Comparer(samePrefix)); diff != "" {
+		same := cmp.Options{cmp.Comparer(sameDigest), cmp.Comparer(samePath), cmp.Comparer(sameHost), cmp.Comparer(samePrefix)}
+		if diff := cmp.Diff([]apikey.Key{k}, keys, same); diff != "" {
+			t.Fatalf("%s\n%s", diff, file)
+		}
+		quick, ok := apikey.ReadQuickly(k.Entry())
+		if suspicious := regexp.MustCompile(`eyJ|pst_|://`).MatchString(file); !ok && !suspicious {
+			t.Fatalf("left to strictyaml:\n%s", k.Entry())
+		}
+		if diff := cmp.Diff(k, quick, same); ok && diff != "" {
 			t.Fatalf("%s\n%s", diff, file)
 		}
 	})
+}
+
+// Whoever mints a key hears before it is shown that the keys file would refuse it,
+// and with it all other keys. K-07 for what lives too long, G-09 for wildcards.
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	m := mintKey(t, apikey.Spec{Environment: "live"})
+	good := func() apikey.Key {
+		return entry(t, m, func(k *apikey.Key) {
+			k.Name, k.CreatedAt, k.ExpiresAt = "it's 50 % \"done\"", noon, noon.Add(90*24*time.Hour)
+		})
+	}
+	cfg := apikey.Config{Pepper: policy.NewSecret(pepperText)}
+	k := good()
+	if err := k.Validate(cfg); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		change func(*apikey.Key)
+		want   string
+	}{
+		{func(k *apikey.Key) { k.Name = "costs ${5}" }, "name: a reference ${…} is only resolved where a secret belongs"},
+		{func(k *apikey.Key) { k.Principal.Metadata = map[string]any{"${x}": 1} }, "a reference ${…}"},
+		{func(k *apikey.Key) { k.Owner = "a\u202eb" }, "U+202E is not allowed"},
+		{func(k *apikey.Key) { k.Owner = "a\x00" }, "owner: holds a control character"},
+		{func(k *apikey.Key) { k.Principal.Tenant = "a\xffb" }, "holds what a keys file cannot"},
+		{func(k *apikey.Key) { k.Principal.Metadata = map[string]any{"n": math.NaN()} }, "holds what a keys file cannot"},
+		{func(k *apikey.Key) { k.Name = m.Secret.Reveal() }, "the key " + m.Key.ID + " stands here in plain text"},
+		{func(k *apikey.Key) { k.Name = "https://u:hunter2@example.com" }, "name: a secret cannot stand in this file"},
+		{func(k *apikey.Key) { k.Principal.Roles = []string{"*"} }, `principal.roles[0]: "*" grants what nobody has listed; list what is needed`},
+		{func(k *apikey.Key) { k.Principal.ID = "" }, `field "principal" is missing`},
+		{func(k *apikey.Key) { k.ExpiresAt = noon.Add(91 * 24 * time.Hour) }, "expires_at: is more than 90 days after created_at"},
+		{func(k *apikey.Key) { k.ExpiresAt = noon }, "expires_at: is not after created_at"},
+		{func(k *apikey.Key) { k.Constraints = &policy.Constraints{Methods: []string{"get"}} }, `constraints.methods[0]: "get" fits no request`},
+		{func(k *apikey.Key) { k.Digest = apikey.Digest{} }, "a digest of"},
+	} {
+		k := good()
+		c.change(&k)
+		err := k.Validate(cfg)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("got %v, want %s", err, c.want)
+		} else if strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), m.Secret.Reveal()) {
+			t.Errorf("shows a secret: %v", err)
+		}
+		// What is good by itself breaks no keys file.
+		if _, err := load(keysFile(k)); err == nil && !strings.Contains(c.want, "cannot") {
+			t.Errorf("a keys file with it is read: %s", c.want)
+		}
+	}
+	k = good()
+	if err := k.Validate(apikey.Config{}); err == nil || !strings.Contains(err.Error(), "version 1 of the pepper, which is not configured") {
+		t.Errorf("without a pepper: %v", err)
+	}
+	if err := k.Validate(apikey.Config{Pepper: policy.NewSecret("short")}); err == nil || !strings.Contains(err.Error(), "api_keys") {
+		t.Errorf("with a bad pepper: %v", err)
+	}
 }
 
 func sameDigest(a, b apikey.Digest) bool    { return a == b }

@@ -96,7 +96,10 @@ func (r *entryReader) digest(v *value) bool {
 
 // word reads a text that is in many entries.
 func (r *entryReader) word(v *value, into *string) bool {
-	text, ok := r.texts.read(*v, func(v *value) (text string, ok bool) { return text, v.text(&text) })
+	text, ok := r.texts.read(*v, func(v *value) (text string, ok bool) {
+		ok = v.text(&text)
+		return text, ok
+	})
 	*v, *into = nil, text
 	return ok
 }
@@ -114,7 +117,7 @@ func (r *entryReader) principal(v *value) bool {
 }
 
 func restOfPrincipal(v *value) (p Principal, ok bool) {
-	return p, v.members(", ",
+	ok = v.members(", ",
 		member{"kind", func() bool { return v.text((*string)(&p.Kind)) }},
 		member{"tenant", func() bool { return v.text(&p.Tenant) }},
 		member{"roles", func() bool { return v.texts(&p.Roles) }},
@@ -122,6 +125,7 @@ func restOfPrincipal(v *value) (p Principal, ok bool) {
 		member{"permissions", func() bool { return v.texts(&p.Permissions) }},
 		member{"metadata", func() bool { return v.metadata(&p.Metadata) }},
 	)
+	return p, ok
 }
 
 func (r *entryReader) limitations(v *value) bool {
@@ -132,7 +136,7 @@ func (r *entryReader) limitations(v *value) bool {
 
 func readConstraints(v *value) (c *policy.Constraints, ok bool) {
 	c = &policy.Constraints{}
-	return c, v.mapping(
+	ok = v.mapping(
 		member{"networks", func() bool { return listOf(v, &c.Networks, policy.ParsePrefix) }},
 		member{"methods", func() bool { return v.texts(&c.Methods) }},
 		member{"hosts", func() bool { return listOf(v, &c.Hosts, policy.ParseHostPattern) }},
@@ -151,6 +155,7 @@ func readConstraints(v *value) (c *policy.Constraints, ok bool) {
 		}},
 		member{"require_tls", func() bool { return v.yes(&c.RequireTLS) }},
 	)
+	return c, ok
 }
 
 func (r *entryReader) revoked(v *value) bool {
