@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -119,7 +120,8 @@ type box struct {
 	world
 	envoy   authv3.AuthorizationClient
 	postern posternv1.CheckServiceClient
-	admin   string // host:port
+	rpc     string // host:port of the doors
+	admin   string // and of the admin listener
 	log     journal
 
 	mu      sync.Mutex
@@ -158,7 +160,8 @@ func start(t testing.TB, w world) *box {
 		stop()
 		t.Fatal(err)
 	}
-	b.envoy, b.postern, b.admin = authv3.NewAuthorizationClient(conn), posternv1.NewCheckServiceClient(conn), at.Admin.String()
+	b.envoy, b.postern = authv3.NewAuthorizationClient(conn), posternv1.NewCheckServiceClient(conn)
+	b.rpc, b.admin = at.GRPC.String(), at.Admin.String()
 	t.Cleanup(func() {
 		metrics := b.scrape(t)
 		_ = conn.Close()
@@ -172,8 +175,11 @@ func start(t testing.TB, w world) *box {
 		b.leaks(t, "log", b.log.String())
 		b.leaks(t, "metrics", metrics)
 		b.leaks(t, "answers", b.answers.String())
-		if strings.Contains(b.log.String(), "panic") {
-			t.Error("the log speaks of a panic:\n", b.log.String())
+		for line := range strings.Lines(b.log.String()) {
+			if strings.Contains(line, "panic") {
+				t.Error("the log speaks of a panic: ", line)
+				break
+			}
 		}
 	})
 	return b
@@ -231,6 +237,22 @@ func (b *box) fetch(t testing.TB, path string) (status int, body string) {
 func (b *box) scrape(t testing.TB) string {
 	_, text := b.fetch(t, "/metrics")
 	return text
+}
+
+// metric is the value of a counter or gauge in the text of /metrics.
+func metric(t testing.TB, text, name string) int {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return int(n)
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
 }
 
 // request is what a client sent, as a gateway saw it.
@@ -517,4 +539,13 @@ func (c tally) print(t testing.TB) {
 		passed, failed = passed+c[class][0], failed+c[class][1]
 	}
 	t.Logf("%d passed, %d failed%s", passed, failed, lines.String())
+}
+
+// loads says why a server does not start in the world.
+func loads(w world) error {
+	s, err := server.New(context.Background(), server.Options{Load: func() (*server.Config, error) { return server.LoadConfig(w.path("postern.yaml")) }})
+	if err != nil {
+		return err
+	}
+	return s.Close()
 }

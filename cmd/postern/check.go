@@ -65,15 +65,13 @@ server's business.`,
 			return exitOf(res.GetDecision())
 		},
 	}
-	q.flags(cmd, "server", "127.0.0.1:9191")
+	q.flags(cmd, "server", defaultServer)
 	f := cmd.Flags()
 	configFlag(cmd, &q.config, "", "decide here with this configuration instead of asking a server")
 	f.StringArrayVarP(&q.headers, "header", "H", nil, "header field of the request, as 'name: value'; repeatable")
 	f.StringVar(&q.source, "source", "127.0.0.1", "address of the client")
 	outputFlag(cmd, &q.output)
-	for _, name := range []string{"server", "tls", "ca", "cert", "key", "caller-token-file"} {
-		cmd.MarkFlagsMutuallyExclusive("config", name)
-	}
+	exclusive(cmd, "config", "server", "tls", "ca", "cert", "key", "caller-token-file")
 	return cmd
 }
 

@@ -28,6 +28,12 @@ type connection struct {
 	timeout       time.Duration
 }
 
+// Where a server listens that was not told otherwise.
+const (
+	defaultServer = "127.0.0.1:9191"
+	defaultAdmin  = "127.0.0.1:9192"
+)
+
 // flags adds the flags of a connection. The name is that of the listener.
 func (c *connection) flags(cmd *cobra.Command, name, address string) {
 	f := cmd.Flags()
@@ -38,11 +44,16 @@ func (c *connection) flags(cmd *cobra.Command, name, address string) {
 	f.StringVar(&c.key, "key", "", "PEM file of the client's key")
 	f.StringVar(&c.tokenFile, "caller-token-file", "", "file with the token of a caller, if the server's list asks for one")
 	f.DurationVar(&c.timeout, "timeout", 5*time.Second, "how long to wait for the answer")
-	cmd.MarkFlagsRequiredTogether("cert", "key")
 }
 
 // dial connects; a call then carries the caller's token and the timeout.
 func (c *connection) dial() (*grpc.ClientConn, error) {
+	switch {
+	case c.address == "":
+		return nil, errors.New("the address of the server is empty")
+	case (c.cert == "") != (c.key == ""):
+		return nil, errors.New("--cert and --key belong together")
+	}
 	creds := insecure.NewCredentials()
 	if c.tls || c.ca != "" || c.cert != "" {
 		config, err := c.tlsConfig()

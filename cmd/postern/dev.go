@@ -6,9 +6,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
@@ -19,9 +20,6 @@ import (
 // devConfig is what --dev runs with: an ordinary configuration, but for the
 // directory, which is thrown away at the end.
 const devConfig = `version: 1
-listen:
-  grpc: %s
-  admin: %s
 api_keys:
   pepper: ${file:pepper}
   file: keys.yaml
@@ -41,49 +39,86 @@ func serveDev(ctx context.Context, stdout, stderr io.Writer, addresses listenFla
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	key, err := writeDev(dir, addresses)
+	defer func() { _ = os.RemoveAll(dir) }()
+	key, err := writeDev(dir)
 	if err != nil {
 		return err
 	}
-	return serve(ctx, filepath.Join(dir, "postern.yaml"), listenFlags{}, stderr, func(a server.Addresses) {
-		fmt.Fprintf(stdout, devBanner, a.GRPC, a.Admin, dir, key, a.GRPC, key, a.GRPC, key, a.GRPC)
+	return serve(ctx, filepath.Join(dir, "postern.yaml"), addresses, stderr, func(a server.Addresses) {
+		fmt.Fprint(stdout, devBanner(a, dir, key))
 	})
 }
 
-const devBanner = `
-Postern is ready, on this machine only. Nothing is kept when it stops.
+// devBanner says what runs where and what to try: each call can be pasted as it
+// stands.
+func devBanner(a server.Addresses, dir, key string) string {
+	flag := func(name, at, standard string) string {
+		if at == standard {
+			return ""
+		}
+		return " --" + name + " " + at
+	}
+	text, at := devText, address(a.GRPC)
+	replace := []string{"$POSTERN", program(), "$SERVER", at, "$FLAG", flag("server", at, defaultServer), "$DIR", dir, "$KEY", key}
+	if a.Admin != nil {
+		at := address(a.Admin)
+		text += devExplain
+		replace = append(replace, "$ADMIN", at, "$LOOK", flag("admin", at, defaultAdmin))
+	}
+	return strings.NewReplacer(replace...).Replace(text + "\n")
+}
 
-  ask          %s   (postern.v1.CheckService, Envoy ext_authz, health, reflection)
-  look         http://%s/readyz, /metrics
-  change       %s: policy, keys and configuration are read again when you save
+const devText = `
+Postern is ready, on this machine only. Nothing is kept when it stops (Ctrl-C).
 
-A demo key for "demo", who is a user of the shop and may list its products:
+  asks go to   $SERVER   (postern.v1.CheckService, Envoy's ext_authz, health, reflection)
+  its files    $DIR
+               policy, keys and configuration are read again when you save them
 
-  export KEY=%s
+The demo key belongs to "demo", a user of the sample shop, who may look at its
+products and not delete them. Three calls to try in another terminal:
 
-Three calls to try, in another terminal (paste the line above there first):
+# 1. would this be allowed?
+$POSTERN check https://shop.test/products$FLAG -H 'x-api-key: $KEY'
 
-  # 1. ask, and see why
-  go run ./cmd/postern check https://shop.test/products --server %s -H "x-api-key: $KEY"
+# 2. and this? it is not: see which permission is missing
+grpcurl -plaintext -d '{"target":{"http":{"method":"DELETE","scheme":"https","host":"shop.test","path":"/products/7","headers":[{"name":"x-api-key","value":"$KEY"}]}}}' $SERVER postern.v1.CheckService/Check
 
-  # 2. the same over gRPC
-  grpcurl -plaintext -d '{"target":{"http":{"method":"DELETE","scheme":"https","host":"shop.test","path":"/products/7","headers":[{"name":"x-api-key","value":"%s"}]}}}' \
-    %s postern.v1.CheckService/Check
+# 3. the first again, as Envoy asks: see what the service behind it is told
+grpcurl -plaintext -d '{"attributes":{"request":{"http":{"method":"GET","scheme":"https","host":"shop.test","path":"/products","headers":{"x-api-key":"$KEY"}}}}}' $SERVER envoy.service.auth.v3.Authorization/Check
 
-  # 3. what Envoy would ask
-  grpcurl -plaintext -d '{"attributes":{"request":{"http":{"method":"GET","scheme":"https","host":"shop.test","path":"/products","headers":{"x-api-key":"%s"}}}}}' \
-    %s envoy.service.auth.v3.Authorization/Check
-
+No grpcurl? go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 `
 
+const devExplain = `
+Each answer has a decision id: "$POSTERN explain ID$LOOK" shows how it came about.
+Health and metrics: http://$ADMIN/readyz and /metrics.
+`
+
+// address is a listener's address as clients take it.
+func address(a net.Addr) string {
+	if a.Network() == "unix" {
+		return "unix://" + a.String()
+	}
+	return a.String()
+}
+
+// program is how this program was called: go run leaves it in a directory of its
+// own, where nobody finds it.
+func program() string {
+	if self, err := os.Executable(); err == nil && strings.Contains(self, "go-build") {
+		return "go run ./cmd/postern"
+	}
+	return os.Args[0]
+}
+
 // writeDev fills the directory and returns the demo key.
-func writeDev(dir string, addresses listenFlags) (string, error) {
+func writeDev(dir string) (string, error) {
 	pepper := make([]byte, 32)
 	_, _ = rand.Read(pepper)
 	files := map[string]string{
 		"pepper":       hex.EncodeToString(pepper) + "\n",
-		"postern.yaml": fmt.Sprintf(devConfig, orDefault(addresses.grpc, "127.0.0.1:9191"), orDefault(addresses.admin, "127.0.0.1:9192")),
+		"postern.yaml": devConfig,
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -101,25 +136,5 @@ func writeDev(dir string, addresses listenFlags) (string, error) {
 	if err := addEntry(filepath.Join(dir, "keys.yaml"), entry); err != nil {
 		return "", err
 	}
-	return minted.Secret.Reveal(), copyFS(filepath.Join(dir, "policy"), lib.Sample)
-}
-
-// copyFS writes the embedded policy where people can change it.
-func copyFS(dir string, from fs.FS) error {
-	if err := os.CopyFS(dir, from); err != nil {
-		return err
-	}
-	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		return os.Chmod(name, 0o600)
-	})
-}
-
-func orDefault(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
+	return minted.Secret.Reveal(), os.CopyFS(filepath.Join(dir, "policy"), lib.Sample)
 }

@@ -41,7 +41,7 @@ remembers its own decisions (decisions.keep); ask the one that decided.`,
 			return render(cmd.OutOrStdout(), output, res, func() []row { return explainRows(res) })
 		},
 	}
-	c.flags(cmd, "admin", "127.0.0.1:9192")
+	c.flags(cmd, "admin", defaultAdmin)
 	outputFlag(cmd, &output)
 	return cmd
 }

@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/postern-auth/postern/policy"
-	"github.com/postern-auth/postern/server"
 	"github.com/postern-auth/postern/server/authn/apikey"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
@@ -79,7 +79,7 @@ The pepper comes from a configuration (-c) or from a file (--pepper-file).`,
 	f.BoolVar(&o.allowWildcard, "allow-wildcard", false, "allow * as role, scope or permission: the key may do what nobody has thought of yet")
 	f.StringVar(&o.add, "add", "", "keys file to add the entry to")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print the key only")
-	cmd.MarkFlagsMutuallyExclusive("config", "pepper-file")
+	exclusive(cmd, "config", "pepper-file")
 	completions(cmd, "kind", string(apikey.KindKey), string(apikey.KindPAT))
 	completions(cmd, "principal-kind", "user", "service", "agent", "device")
 	return cmd
@@ -113,6 +113,9 @@ func (o *order) mint(now time.Time) (apikey.Minted, string, error) {
 	cfg, err := o.settings()
 	if err != nil {
 		return apikey.Minted{}, "", err
+	}
+	if o.id == "" {
+		return apikey.Minted{}, "", errors.New("PRINCIPAL-ID is empty: say who calls with the key")
 	}
 	if err := o.checkWildcards(); err != nil {
 		return apikey.Minted{}, "", err
@@ -165,14 +168,13 @@ func refusal(cfg apikey.Config, entry string, now time.Time) error {
 	}
 	var all []error
 	for _, m := range mistakes {
-		path := strings.TrimPrefix(m.Path, "keys[0].")
+		text := m.Message
 		for _, f := range fields {
-			if strings.HasPrefix(path, f.path) {
-				path = f.flag
+			if strings.HasPrefix(m.Path, "keys[0]."+f.path) {
+				text = f.flag + strings.TrimPrefix(text, m.Path)
 				break
 			}
 		}
-		text := path + " " + m.Message
 		if m.Suggestion != "" {
 			text += "; " + m.Suggestion
 		}
@@ -267,14 +269,13 @@ func addEntry(name, entry string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	text := string(old)
-	switch {
-	case strings.TrimSpace(text) == "" || strings.TrimSpace(text) == "keys: []":
+	text := strings.TrimRight(string(old), " \t\r\n") + "\n"
+	if strings.HasSuffix("\n"+text, "\nkeys: []\n") {
+		text = strings.TrimSuffix(text, "keys: []\n") + emptyKeys
+	} else if text == "\n" {
 		text = emptyKeys
-	case !strings.HasSuffix(text, "\n"):
-		text += "\n"
 	}
-	if !endsWithKeys(text) {
+	if !appended(string(old), text+entry) {
 		return fmt.Errorf("%s does not end with its list of keys; add this entry by hand, under `keys:`\n%s", name, strings.TrimSuffix(entry, "\n"))
 	}
 	return replaceFile(name, text+entry)
@@ -300,19 +301,14 @@ func replaceFile(name, text string) error {
 	return os.Rename(tmp.Name(), name)
 }
 
-// endsWithKeys reports whether the last section of the file is `keys:` as a block
-// list whose items are indented as an entry is, so that one can be appended.
-func endsWithKeys(text string) bool {
-	section, item := "", "  - "
-	for line := range strings.Lines(text) {
-		switch trimmed := strings.TrimSpace(line); {
-		case trimmed == "" || strings.HasPrefix(trimmed, "#"):
-		case line[0] != ' ' && line[0] != '-':
-			section, _, _ = strings.Cut(trimmed, " #")
-			item = "  - "
-		case strings.HasPrefix(trimmed, "- ") && len(line)-len(strings.TrimLeft(line, " ")) < 2:
-			item = line // another indentation
-		}
+// appended reports whether the new text has the keys of the old one and one more:
+// where the file does not end with its list, or is indented otherwise, an entry
+// cannot just be appended.
+func appended(old, text string) bool {
+	type keys struct {
+		Keys []yaml.Node `yaml:"keys"`
 	}
-	return strings.TrimSpace(section) == "keys:" && item == "  - "
+	var before, after keys
+	return yaml.Unmarshal([]byte(old), &before) == nil && yaml.Unmarshal([]byte(text), &after) == nil &&
+		len(after.Keys) == len(before.Keys)+1
 }

@@ -68,7 +68,7 @@ func complain(w io.Writer, err error) {
 
 // single takes a joined error apart, unless it says more than its parts.
 func single(err error) []error {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // one level at a time
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{err}
 	}
@@ -135,6 +135,18 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// exclusive refuses a flag together with certain others.
+func exclusive(cmd *cobra.Command, one string, others ...string) {
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		for _, other := range others {
+			if cmd.Flags().Changed(one) && cmd.Flags().Changed(other) {
+				return fmt.Errorf("--%s and --%s do not go together; see %s --help", one, other, cmd.CommandPath())
+			}
+		}
+		return nil
+	}
+}
+
 // arguments demands a number of arguments and says what they are.
 func arguments(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
@@ -144,7 +156,7 @@ func arguments(least, most int) cobra.PositionalArgs {
 		usage := strings.TrimSuffix(cmd.UseLine(), " [flags]")
 		switch {
 		case most == 0:
-			return fmt.Errorf("%s takes no arguments, and there is %q", cmd.CommandPath(), args[0])
+			return fmt.Errorf("%s takes no arguments, and there is %q", cmd.Name(), args[0])
 		case len(args) < least:
 			return fmt.Errorf("an argument is missing: %s", usage)
 		}

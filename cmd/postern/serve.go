@@ -31,8 +31,9 @@ force stays.
 With --dev it needs no file: it listens on loopback, makes a sample policy and a
 demo key in a temporary directory, and prints calls to try.`,
 		Example: `  postern serve --dev
-  postern serve -c /etc/postern/postern.yaml`,
-		Args: cobra.NoArgs,
+  postern serve -c /etc/postern/postern.yaml
+  postern serve -c postern.yaml --grpc 127.0.0.1:0 --admin off`,
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if dev {
 				return serveDev(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), addresses)
@@ -40,11 +41,11 @@ demo key in a temporary directory, and prints calls to try.`,
 			return serve(cmd.Context(), path, addresses, cmd.ErrOrStderr(), nil)
 		},
 	}
-	cmd.Flags().StringVarP(&path, "config", "c", "postern.yaml", "the configuration file")
+	configFlag(cmd, &path, "postern.yaml", "the configuration file")
 	cmd.Flags().BoolVar(&dev, "dev", false, "try it: loopback, sample policy, demo key, nothing kept")
 	cmd.Flags().StringVar(&addresses.grpc, "grpc", "", "listen here instead of at the configuration's listen.grpc; port 0 takes a free one")
 	cmd.Flags().StringVar(&addresses.admin, "admin", "", "listen here instead of at the configuration's listen.admin; off turns it off")
-	cmd.MarkFlagsMutuallyExclusive("config", "dev")
+	exclusive(cmd, "dev", "config")
 	return cmd
 }
 
@@ -53,7 +54,7 @@ type listenFlags struct{ grpc, admin string }
 
 // load reads the configuration as the flags change it.
 func (f listenFlags) load(path string) (*server.Config, error) {
-	cfg, err := server.LoadConfig(path)
+	cfg, err := loadConfig(path)
 	if err != nil {
 		return nil, err
 	}
@@ -63,9 +64,6 @@ func (f listenFlags) load(path string) (*server.Config, error) {
 // serve runs a server with a configuration file until ctx ends.
 func serve(ctx context.Context, path string, addresses listenFlags, stderr io.Writer, onReady func(server.Addresses)) error {
 	cfg, err := addresses.load(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%w\nhint: `postern serve --dev` needs no file; docs/configuration.md shows the smallest one", err)
-	}
 	if err != nil {
 		return err
 	}
@@ -90,6 +88,9 @@ func serve(ctx context.Context, path string, addresses listenFlags, stderr io.Wr
 	}
 	defer reloadOnHangup(ctx, s)()
 	err = s.Run(ctx)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w; stop what listens there, or take another place with --grpc and --admin", err)
+	}
 	return errors.Join(err, s.Close())
 }
 

@@ -20,7 +20,7 @@
 // imported: all that is known of them is their SHA-256, so they are found by it.
 // The same file holds the denylist for credentials of every kind (see
 // Revocation). It is read all or nothing, and never with a key in it; a million
-// entries as Key.Entry writes them take two to three seconds (see loadKeysFile).
+// entries as Key.Entry writes them take some three seconds (see loadKeysFile).
 //
 //	revocations:
 //	  - {jti: 0b9e…, note: laptop lost}

@@ -38,7 +38,7 @@ type Config struct {
 	// Without it there are no keys.
 	File strictyaml.Path `yaml:"file"`
 	// MaxFileSize is how large that file may be. Reading it needs about three times
-	// as much memory for a moment, and one second for 100MiB. Default: 512MiB,
+	// as much memory for a moment, and a second for each 100MiB. Default: 512MiB,
 	// which is 1,000,000 keys with much to say about each. A file that does not end
 	// with its list of keys, a line `keys:` and below it entries that begin with
 	// two spaces and a dash, may have 32MiB at most: it needs 40 times its size.
@@ -264,23 +264,22 @@ func (a *Authenticator) reload(ctx context.Context) error {
 			return fmt.Errorf("reading the keys file: %w", err)
 		}
 	}
+	if len(src) > largeSource {
+		// What reading needs is garbage when it is done, even if nothing is new.
+		// Left alone, it stays with the process until as much as is in use has been
+		// allocated once more, which in a server that hardly allocates is late.
+		defer debug.FreeOSMemory()
+	}
 	sum := sha256.Sum256(src)
 	if a.current.Load() != nil && sum == a.source {
 		return nil
 	}
-	size := len(src)
 	ix, err := a.build(src)
 	if err != nil {
 		return err
 	}
 	a.swap(ix)
 	a.source = sum
-	if size > largeSource {
-		// What reading needed is garbage now. Left alone, it would stay with the
-		// process until twice as much as is in use had been allocated once more,
-		// which for a server that allocates little may be never.
-		debug.FreeOSMemory()
-	}
 	return nil
 }
 

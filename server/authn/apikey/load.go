@@ -101,11 +101,13 @@ var (
 func layOut(src []byte) (layout, bool) {
 	at := 0
 	if !bytes.HasPrefix(src, listStart) {
-		at = 1 + bytes.Index(src, append([]byte{'\n'}, listStart...))
+		if at = 1 + bytes.Index(src, slices.Concat([]byte{'\n'}, listStart)); at == 0 {
+			return layout{}, false
+		}
 	}
 	list := src[at:]
 	first := 1 + bytes.Index(list, entryStart)
-	if at == 0 && !bytes.HasPrefix(src, listStart) || first == 0 || !isHead(src[:at]) || !saysNothing(list[len(listStart):first]) {
+	if first == 0 || !isHead(src[:at]) || !saysNothing(list[len(listStart):first]) {
 		return layout{}, false
 	}
 	l := layout{head: src[:at], list: list[:first], body: list[first:]}
@@ -335,7 +337,7 @@ func (m *marks) twins() (places []int) {
 		sorted := slices.Sorted(slices.Values(of))
 		twice := map[uint64]bool{}
 		for i := 1; i < len(sorted); i++ {
-			if sorted[i] == sorted[i-1] {
+			if sorted[i] == sorted[i-1] && sorted[i] != 0 { // 0: not read
 				twice[sorted[i]] = true
 			}
 		}
