@@ -169,7 +169,7 @@ func turn(ctx context.Context, s settings, p *process, requests [][]byte, once b
 					return
 				}
 				sent := time.Now()
-				if err := conns[i%len(conns)].Invoke(ctx, checkMethod, requests[n%len(requests)], &out, grpc.ForceCodecV2(frame{})); err != nil {
+				if err := call(ctx, conns[i%len(conns)], requests[n%len(requests)], &out); err != nil {
 					errs[i] = err
 					return
 				}
@@ -199,6 +199,13 @@ func turn(ctx context.Context, s settings, p *process, requests [][]byte, once b
 		CPU: float64(cpuAfter-cpu) / 1e3 / n, Allocs: (mallocsAfter - mallocs) / n, Rate: n / took.Seconds(),
 		P50: all[len(all)/2], P99: all[len(all)*99/100],
 	}, nil
+}
+
+// call asks once, with a deadline as every gateway sets one.
+func call(ctx context.Context, conn *grpc.ClientConn, request []byte, out *[]byte) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return conn.Invoke(ctx, checkMethod, request, out, grpc.ForceCodecV2(frame{}))
 }
 
 func medians(f []Figures) Figures {

@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,7 +32,8 @@ type Constraints struct {
 type TimeWindow struct {
 	// Days are "mon" to "sun"; empty means every day.
 	Days []string `yaml:"days"`
-	// From and To are "15:04"; To is exclusive and must be later than From.
+	// From and To are "15:04", two digits each; To is exclusive, must be later than
+	// From, and may be "24:00".
 	From string `yaml:"from"`
 	To   string `yaml:"to"`
 }
@@ -57,6 +60,77 @@ func (c *Constraints) Check(q *Request, action *Action, now time.Time) Reason {
 		return ReasonPath
 	}
 	return ReasonAllowed
+}
+
+// Faults reports limits that would not limit as they look: lists that are written
+// and hold nothing, methods, resources and times that fit no request. Each path is
+// relative to the constraints, as in "windows[0]". Whoever reads constraints from
+// outside calls it before using them.
+func (c *Constraints) Faults(report func(path, message, suggestion string)) {
+	if c == nil {
+		return
+	}
+	for _, list := range []struct {
+		name  string
+		empty bool
+	}{
+		{"networks", c.Networks != nil && len(c.Networks) == 0},
+		{"methods", c.Methods != nil && len(c.Methods) == 0},
+		{"hosts", c.Hosts != nil && len(c.Hosts) == 0},
+		{"paths", c.Paths != nil && len(c.Paths) == 0},
+		{"resources", c.Resources != nil && len(c.Resources) == 0},
+		{"windows", c.Windows != nil && len(c.Windows) == 0},
+	} {
+		if list.empty {
+			report(list.name, "is empty, which limits nothing", "leave it out, or list what is permitted")
+		}
+	}
+	for i, m := range c.Methods {
+		if m == "" || m != strings.ToUpper(m) {
+			report(fmt.Sprintf("methods[%d]", i), fmt.Sprintf("%q fits no request", m), "methods are written in upper case")
+		}
+	}
+	for i, r := range c.Resources {
+		if kind, id, ok := strings.Cut(r, ":"); !ok || kind == "" || id == "" {
+			report(fmt.Sprintf("resources[%d]", i), fmt.Sprintf("%q fits no resource", r), `write "type:id" or "type:*"`)
+		}
+	}
+	for i, w := range c.Windows {
+		if fault := w.fault(); fault != "" {
+			report(fmt.Sprintf("windows[%d]", i), fault, `for example {days: [mon, tue], from: "08:00", to: "17:30"}, in UTC`)
+		}
+	}
+}
+
+// fault says what is wrong with a window, or "".
+func (w TimeWindow) fault() string {
+	for _, d := range w.Days {
+		if !slices.Contains(weekdays[:], d) {
+			return fmt.Sprintf("%q is not a day: use mon, tue, wed, thu, fri, sat or sun", d)
+		}
+	}
+	switch {
+	case w.Days != nil && len(w.Days) == 0:
+		return "days is empty, which means every day"
+	case !isClock(w.From):
+		return fmt.Sprintf("from is %q, not a time of the day with two digits each", w.From)
+	case !isClock(w.To) && w.To != endOfDay:
+		return fmt.Sprintf("to is %q, not a time of the day with two digits each", w.To)
+	case w.From >= w.To:
+		return "to is not after from; write a window over midnight as two"
+	}
+	return ""
+}
+
+// endOfDay is the To of a window that lasts until midnight: To is exclusive, so
+// "23:59" would leave out the last minute.
+const endOfDay = "24:00"
+
+// isClock accepts "00:00" to "23:59", exactly five characters, which can be
+// compared as texts. time.Parse alone would also take "9:00".
+func isClock(s string) bool {
+	_, err := time.Parse("15:04", s)
+	return err == nil && len(s) == len("15:04")
 }
 
 func containsAddr(prefixes []netip.Prefix, ip netip.Addr) bool {

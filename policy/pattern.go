@@ -38,7 +38,7 @@ func ParsePathPattern(text string) (PathPattern, error) {
 		case s != "*" && strings.Contains(s, "*"):
 			return PathPattern{}, fmt.Errorf(`"*" stands for a whole segment and "**" only last, not %q`, s)
 		case strings.ContainsAny(s, "?#%\\;"):
-			return PathPattern{}, fmt.Errorf("a path pattern is matched against the decoded path and cannot hold %q", s)
+			return PathPattern{}, fmt.Errorf("a path pattern is matched against the decoded path and cannot hold %q: write the characters that escapes stand for", s)
 		}
 	}
 	return p, nil

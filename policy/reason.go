@@ -70,6 +70,9 @@ const (
 	ReasonOverloaded
 	ReasonInternal
 
+	// Values are added here, at the end: their numbers are on the wire.
+	ReasonCallerUnlisted
+
 	reasonCount
 )
 
@@ -150,6 +153,8 @@ var reasons = [reasonCount]struct {
 	ReasonPolicyTimeout: {"policy_timeout", 503, "unavailable", OAuthNone, "The request could not be decided. Try again."},
 	ReasonOverloaded:    {"overloaded", 503, "unavailable", OAuthNone, "The service is busy. Try again."},
 	ReasonInternal:      {"internal", 503, "unavailable", OAuthNone, "The request could not be decided. Try again."},
+
+	ReasonCallerUnlisted: {"caller_unlisted", 503, "unavailable", OAuthNone, "The request could not be decided. Try again."},
 }
 
 func (r Reason) known() Reason {

@@ -8,7 +8,8 @@ import "time"
 type Route struct {
 	// Name names the route in policies, logs and metrics.
 	Name string
-	// Hosts, Methods and Paths pick requests; an empty list matches all.
+	// Hosts, Methods and Paths pick requests; an empty list matches all. GET also
+	// picks HEAD, which asks for the same (RFC 9110 section 9.3.2).
 	Hosts   []HostPattern
 	Methods []string
 	Paths   []PathPattern
@@ -41,7 +42,11 @@ type Route struct {
 
 // Match reports whether the route is for the request.
 func (r *Route) Match(q *Request) bool {
-	return matchAny(r.Hosts, q.Host) && matchString(r.Methods, q.Method) && matchAny(r.Paths, q.Path)
+	return matchAny(r.Hosts, q.Host) && r.matchMethod(q.Method) && matchAny(r.Paths, q.Path)
+}
+
+func (r *Route) matchMethod(method string) bool {
+	return matchString(r.Methods, method) || method == "HEAD" && matchString(r.Methods, "GET")
 }
 
 func matchString(list []string, s string) bool {

@@ -75,8 +75,8 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 		return nil, fmt.Errorf("request: %w", err)
 	}
 	chain := authn.Chain{
-		{Method: policy.MethodAPIKey, Authenticator: p.keys},
-		{Method: policy.MethodPAT, Authenticator: p.keys},
+		{Method: policy.MethodAPIKey, Authenticator: only{policy.MethodAPIKey, p.keys}},
+		{Method: policy.MethodPAT, Authenticator: only{policy.MethodPAT, p.keys}},
 	}
 	for _, method := range tokenMethods(cfg.Issuers) {
 		chain = append(chain, authn.Link{Method: method, Authenticator: only{method, tokens}})
@@ -96,6 +96,7 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 		Realm:             cfg.Realm,
 		Identity:          identity,
 		DecisionHeader:    decisionHeader,
+		Reserved:          reserved(cfg.Request.IdentityHeaders),
 		KeepCredential:    cfg.Upstream.InsecureKeepCredential,
 		InsecurePlaintext: cfg.Plaintext.InsecureAccept,
 		Quarantine:        quarantine(cfg, p.keys, env.log),
@@ -110,7 +111,13 @@ func assembleKeys(cfg *Config, prev *parts, env surroundings) (*apikey.Authentic
 	if prev.keys != nil && reflect.DeepEqual(cfg.APIKeys, prev.cfg.APIKeys) {
 		return prev.keys, nil
 	}
-	return apikey.New(cfg.APIKeys, apikey.Deps{Now: env.now})
+	next, err := apikey.New(cfg.APIKeys, apikey.Deps{Now: env.now})
+	if err == nil && prev.keys != nil {
+		for _, id := range prev.keys.Status().Quarantined {
+			next.Quarantine(id) // a new setting is no reason to trust a key again
+		}
+	}
+	return next, err
 }
 
 // assembleTokens makes the authenticator of JWTs with its cache. A source of keys
@@ -232,7 +239,8 @@ func credentialHeaders(credentials []CredentialRule) []string {
 func keyHeaders(credentials []CredentialRule) []string {
 	var names []string
 	for _, c := range credentials {
-		if h := c.From.Header(); h != "" && h != "authorization" && slices.Equal(c.Use, []policy.Method{policy.MethodAPIKey}) {
+		keysOnly := !slices.ContainsFunc(c.Use, func(m policy.Method) bool { return m != policy.MethodAPIKey && m != policy.MethodPAT })
+		if h := c.From.Header(); h != "" && h != "authorization" && keysOnly {
 			names = append(names, h)
 		}
 	}
@@ -260,7 +268,7 @@ func trust(callers []Caller) map[string]check.Trust {
 
 func quarantine(cfg *Config, keys *apikey.Authenticator, log *slog.Logger) func(*policy.Principal) {
 	return func(p *policy.Principal) {
-		done := cfg.Plaintext.Quarantine && keys.Quarantine(p.CredentialID)
+		done := cfg.Plaintext.Quarantine && p.Issuer == apikey.Issuer && keys.Quarantine(p.CredentialID)
 		log.Warn("a good credential was sent over plaintext: somebody may have read it",
 			"event", "credential_over_plaintext", "credential", p.CredentialID, "method", p.Method, "quarantined", done)
 	}
@@ -272,6 +280,24 @@ func identityNames(headers map[string]Attribute) []string {
 		names = append(names, name)
 	}
 	slices.Sort(names)
+	return names
+}
+
+// reserved are the header fields that are taken from every upstream request unless
+// Postern sets them, seen or not: a gateway may not show all fields. They are the
+// usual names of an identity, the places in which proxies put a path that was
+// rewritten, and what the configuration names exactly.
+func reserved(configured []string) []string {
+	names := []string{
+		"x-auth-principal", "x-auth-tenant", "x-auth-roles", "x-auth-scopes", "x-auth-issuer", "x-auth-method",
+		"x-auth-decision", "x-auth-user", "x-auth-email", "x-auth-groups", "x-auth-permissions",
+		"x-original-url", "x-rewrite-url",
+	}
+	for _, name := range configured {
+		if !strings.HasSuffix(name, "*") {
+			names = append(names, strings.ToLower(name))
+		}
+	}
 	return names
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -17,8 +18,10 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/postern-auth/postern/server/door"
+	"github.com/postern-auth/postern/server/door/extauthz"
 )
 
 // callers decides who may ask. The list is replaced whole on a reload, so a
@@ -26,6 +29,7 @@ import (
 // connection that is open.
 type callers struct {
 	current atomic.Pointer[[]caller]
+	refused atomic.Uint64
 }
 
 // caller is an entry of the list with its token as a digest: comparing digests
@@ -90,6 +94,9 @@ func named(e *caller, info credentials.AuthInfo) bool {
 		return false
 	}
 	leaf := t.State.VerifiedChains[0][0]
+	if time.Now().After(leaf.NotAfter) { // it was good when the connection was made
+		return false
+	}
 	if e.SPIFFE != "" && (len(leaf.URIs) != 1 || leaf.URIs[0].String() != e.SPIFFE) {
 		return false
 	}
@@ -108,31 +115,52 @@ func bearer(ctx context.Context) (digest [32]byte, ok bool) {
 	return sha256.Sum256([]byte(token)), true
 }
 
-// unary refuses who may not ask. Health is open to everybody who can connect:
-// load balancers have no name.
+// receiveTimeout is how long a message may take to arrive from a caller that sets
+// no deadline of its own.
+const receiveTimeout = 10 * time.Second
+
+// tap looks at a call before its message is read: what an unlisted caller sends is
+// not worth the memory, and nobody may keep a message half sent. ext_authz is let
+// through to be answered with a deny, because an error may be taken for a yes.
+func (c *callers) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if isOpen(info.FullMethodName) {
+		return ctx, nil
+	}
+	if info.FullMethodName != extauthz.Method {
+		if _, ok := c.find(ctx); !ok {
+			c.refused.Add(1)
+			return nil, errNotCaller
+		}
+	}
+	if _, ok := ctx.Deadline(); ok || strings.HasPrefix(info.FullMethodName, "/grpc.reflection.") {
+		return ctx, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, receiveTimeout)
+	context.AfterFunc(ctx, cancel) // the call's own end is the end of its context
+	return ctx, nil
+}
+
+// isOpen reports whether whoever can connect may call the method. Load balancers
+// ask for health, and have no name.
+func isOpen(method string) bool { return strings.HasPrefix(method, "/grpc.health.v1.Health/") }
+
+// unary gives the doors the caller's name.
 func (c *callers) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if strings.HasPrefix(info.FullMethod, "/grpc.health.v1.Health/") {
+	if isOpen(info.FullMethod) {
 		return next(ctx, req)
 	}
 	who, ok := c.find(ctx)
-	if !ok {
+	switch {
+	case !ok && info.FullMethod == extauthz.Method:
+		c.refused.Add(1)
+		return next(door.Unlisted(ctx), req)
+	case !ok:
+		c.refused.Add(1)
 		return nil, errNotCaller
-	}
-	if who != nil {
+	case who != nil:
 		ctx = door.WithCaller(ctx, who.Name)
 	}
 	return next(ctx, req)
-}
-
-// stream is unary for reflection.
-func (c *callers) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	if strings.HasPrefix(info.FullMethod, "/grpc.health.v1.Health/") {
-		return next(srv, s)
-	}
-	if _, ok := c.find(s.Context()); !ok {
-		return errNotCaller
-	}
-	return next(srv, s)
 }
 
 // http refuses who may not look at the admin listener. Health is open, as above.
@@ -143,6 +171,22 @@ func (c *callers) http(next http.Handler) http.Handler {
 				http.Error(w, errNotCaller.Error(), http.StatusForbidden)
 				return
 			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// thisMachineOnly refuses requests under another name than this machine's: a page
+// in somebody's browser can have its own name resolve to 127.0.0.1.
+func thisMachineOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = r.Host
+		}
+		if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil && host != "localhost" && host != "" {
+			http.Error(w, "this listener answers under its address only", http.StatusMisdirectedRequest)
+			return
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -11,14 +11,17 @@ import (
 	"encoding/pem"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -304,6 +307,70 @@ func TestAdminEndpoints(t *testing.T) {
 	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/metrics": 200, "/debug/pprof/": 404, "/": 404} {
 		if code, body := get(path); code != want {
 			t.Errorf("%s: %d, want %d: %.200s", path, code, want, body)
+		}
+	}
+}
+
+// A gateway that is not in the list gets a deny from ext_authz, not an error that
+// it may be told to take for a yes.
+func TestUnlistedGatewayIsDenied(t *testing.T) {
+	t.Parallel()
+	_, at := run(t, func(c *Config) {
+		c.Callers = []Caller{{Name: "elsewhere", CIDRs: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}}
+	})
+	conn, err := grpc.NewClient("passthrough:///"+at.GRPC.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	res, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{})
+	if err != nil || res.GetDeniedResponse().GetStatus().GetCode() != 503 || res.GetStatus().GetCode() == 0 {
+		t.Errorf("%v %v", res, err)
+	}
+	if got := ask(t, at, insecure.NewCredentials(), ""); got != codes.PermissionDenied {
+		t.Errorf("CheckService: %v", got)
+	}
+}
+
+// A reload cannot take the guard off a listener that stays where it is.
+func TestReloadKeepsListenersGuarded(t *testing.T) {
+	t.Parallel()
+	guarded := atomic.Bool{}
+	guarded.Store(true)
+	s, at := run(t, func(c *Config) {
+		if guarded.Load() {
+			c.Listen.GRPC = Address{tcp: netip.MustParseAddrPort("0.0.0.0:0")}
+			c.Callers = []Caller{{Name: "elsewhere", CIDRs: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}}
+		}
+	})
+	guarded.Store(false) // now a file for loopback, without callers
+	if err := s.Reload(t.Context()); err == nil {
+		t.Error("the listener is open to everybody and the reload says nothing")
+	}
+	at.GRPC = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: at.GRPC.(*net.TCPAddr).Port}
+	if got := ask(t, at, insecure.NewCredentials(), ""); got != codes.PermissionDenied {
+		t.Error(got)
+	}
+}
+
+// The admin listener of this machine answers under no foreign name, whatever a
+// browser's page has resolved it to.
+func TestAdminRefusesForeignNames(t *testing.T) {
+	t.Parallel()
+	_, at := run(t, nil)
+	for host, want := range map[string]int{at.Admin.String(): 200, "localhost": 200, "[::1]:9192": 200, "evil.test": 421, "evil.test:9192": 421} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+at.Admin.String()+"/healthz", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("%s: %d, want %d", host, res.StatusCode, want)
 		}
 	}
 }

@@ -33,17 +33,18 @@ type Config struct {
 	Version int `yaml:"version,required"`
 	// Listen says where Postern listens.
 	Listen Listen `yaml:"listen"`
-	// TLS is the server's certificate. Without it the listeners speak plaintext,
-	// and those that are not loopback need a list of callers.
+	// TLS is the server's certificate. Without it the listeners speak plaintext.
 	TLS *TLS `yaml:"tls"`
 	// Callers are the gateways and services that may ask. Without the list, who
 	// reaches a listener may ask: everybody on loopback or the socket, and with
-	// `tls.client_ca` everybody with a certificate of that CA.
+	// `tls.client_ca` everybody with a certificate of that CA. A listener that other
+	// machines reach needs one of the two; a certificate of the server's own says
+	// nothing about who asks.
 	Callers []Caller `yaml:"callers"`
 	// Credentials says where credentials are looked for and what they may be.
 	// Places that are not listed are never looked at. A list here replaces the
-	// default: header:x-api-key as api_key, header:authorization/bearer as api_key
-	// or jwt, header:authorization/apikey as api_key.
+	// default: header:x-api-key and header:authorization/apikey as api_key or pat,
+	// header:authorization/bearer as api_key, pat or jwt.
 	Credentials []CredentialRule `yaml:"credentials"`
 	// APIKeys are the server's own keys.
 	APIKeys apikey.Config `yaml:"api_keys"`
@@ -51,8 +52,9 @@ type Config struct {
 	// audiences and algorithms, and a token is only held against its own issuer's.
 	Issuers []Issuer `yaml:"issuers"`
 	// Routes say what requests must bring before the policy is asked. The first
-	// that matches counts; a request that matches none may use every configured
-	// method and needs a credential.
+	// that matches counts, and one that certainly never is the first is an error. A
+	// request that matches none may use every configured method and needs a
+	// credential.
 	Routes []Route `yaml:"routes"`
 	// Request says how requests are read: the repairs made to a path, the bounds
 	// on sizes, and where the client's address is found.
@@ -99,11 +101,12 @@ type Config struct {
 // that its directory's permissions guard.
 type Listen struct {
 	// GRPC serves CheckService and Envoy's ext_authz. An address that is not
-	// loopback needs `tls` or `callers`. Default: 127.0.0.1:9191.
+	// loopback needs `callers` or `tls.client_ca`. Default: 127.0.0.1:9191.
 	GRPC Address `yaml:"grpc"`
-	// Admin serves metrics, health and explanations over HTTP, or is "off".
-	// Danger: explanations show who called what; keep it on a private network.
-	// Default: 127.0.0.1:9192.
+	// Admin serves metrics, health and explanations over HTTP, or is "off". An
+	// address that is not loopback needs `callers` or `tls.client_ca`. Danger:
+	// explanations show who called what; keep it on a private network. Default:
+	// 127.0.0.1:9192.
 	Admin Address `yaml:"admin"`
 }
 
@@ -122,6 +125,10 @@ type TLS struct {
 
 // SetDefaults implements strictyaml.Defaulter.
 func (t *TLS) SetDefaults() { t.MinVersion = TLS13 }
+
+// verifiesClients reports whether whoever connects shows a certificate. A nil TLS
+// is none at all.
+func (t *TLS) verifiesClients() bool { return t != nil && t.ClientCA != "" }
 
 // Caller is a gateway or service that may ask. It must satisfy every one of
 // `spiffe`, `dns`, `cidrs` and `token` that is set, and at least one must be.
@@ -165,6 +172,10 @@ type Issuer struct {
 	Keys jose.SourceConfig `yaml:"keys"`
 }
 
+// SetDefaults implements strictyaml.Defaulter. Those of Keys depend on each other,
+// so they are set when the file has been read.
+func (s *Issuer) SetDefaults() { s.Config.SetDefaults() }
+
 // Route says what requests to some place must bring before the policy is asked.
 // It never allows anything by itself.
 type Route struct {
@@ -184,10 +195,12 @@ type Route struct {
 	// AllOf lists methods that must all be used, instead of AnyOf.
 	AllOf []policy.Method `yaml:"all_of"`
 	// Anonymous lets requests without any credential on to the policy. A bad
-	// credential is refused all the same. Default: false.
+	// credential is refused all the same. It does not go with `kinds`, `scopes`,
+	// `min_assurance`, `max_age` and `tenant`, which such a request could not meet.
+	// Default: false.
 	Anonymous bool `yaml:"anonymous"`
 	// Kinds lists the kinds of principals that are accepted: user, service, agent,
-	// device, anonymous. Default: every kind.
+	// device. Default: every kind.
 	Kinds []policy.Kind `yaml:"kinds"`
 	// Scopes must all be held.
 	Scopes []string `yaml:"scopes"`
@@ -270,7 +283,9 @@ type Decisions struct {
 // Limits bounds connections and messages. What is over is refused before work is
 // done on it.
 type Limits struct {
-	// MessageSize is the largest message of a caller, 1KiB to 64MiB. Default: 4MiB.
+	// MessageSize is the largest message of a caller, up to 64MiB. It must hold the
+	// largest path, query, headers and body that `request.limits` lets through, and
+	// 16KiB more. Default: 4MiB.
 	MessageSize strictyaml.Size `yaml:"message_size"`
 	// HeaderList is the largest header list of a message, 1KiB to 1MiB; Postern's
 	// callers send their own request's headers inside the message, not here.
@@ -495,7 +510,7 @@ func Default() *Config {
 		Version:       1,
 		Listen:        Listen{GRPC: loopback(9191), Admin: loopback(9192)},
 		Credentials:   defaultCredentials(),
-		APIKeys:       apikey.Config{Prefix: "pst", MaxFileSize: 32 * strictyaml.MiB, MaxAge: 90 * 24 * time.Hour},
+		APIKeys:       apikey.Config{Prefix: "pst", MaxFileSize: 512 * strictyaml.MiB, MaxAge: 90 * 24 * time.Hour},
 		Request:       defaultRequest(),
 		Upstream:      Upstream{Headers: defaultHeaders()},
 		Policy:        defaultPolicy(),
@@ -519,9 +534,9 @@ func defaultCredentials() []CredentialRule {
 		return CredentialRule{at, use}
 	}
 	return []CredentialRule{
-		rule("header:x-api-key", policy.MethodAPIKey),
-		rule("header:authorization/bearer", policy.MethodAPIKey, policy.MethodJWT),
-		rule("header:authorization/apikey", policy.MethodAPIKey),
+		rule("header:x-api-key", policy.MethodAPIKey, policy.MethodPAT),
+		rule("header:authorization/bearer", policy.MethodAPIKey, policy.MethodPAT, policy.MethodJWT),
+		rule("header:authorization/apikey", policy.MethodAPIKey, policy.MethodPAT),
 	}
 }
 
@@ -634,6 +649,9 @@ func ParseConfig(name string, src []byte, opts ...strictyaml.Option) (*Config, e
 	opts = append(opts, strictyaml.WithReferences(references), strictyaml.WithMaxSize(maxConfigSize), strictyaml.RefuseEmptyLists())
 	if err := strictyaml.Decode(name, src, c, opts...); err != nil {
 		return nil, err
+	}
+	for i := range c.Issuers {
+		c.Issuers[i].Keys.SetDefaults()
 	}
 	c.references = references
 	return c, nil

@@ -2,6 +2,7 @@ package server
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -39,22 +40,49 @@ func (c *Config) Check(report func(path, message, suggestion string)) {
 	}
 }
 
-// checkListen refuses listeners that strangers reach and nobody guards.
+// checkListen holds the listeners against each other and against who may ask.
 func (c *Config) checkListen(report report) {
 	if c.Listen.GRPC.Network() == "" {
 		report("listen.grpc", "cannot be off", "leave it out for 127.0.0.1:9191")
 	}
+	c.checkGuards(report, c.Listen, c.TLS)
+	if c.Listen.Admin.Network() != "" && c.Listen.Admin.Target() == c.Listen.GRPC.Target() && c.Listen.Admin.tcp.Port() != 0 {
+		report("listen.admin", "is the same as listen.grpc", "give it a port of its own")
+	}
+}
+
+// guards returns what is wrong if listeners that run already get this
+// configuration's callers. A reload takes over callers at once but leaves listeners
+// and TLS as they are, so that a configuration that is safe for its own listeners
+// can still open those of its predecessor to strangers.
+func (c *Config) guards(listen Listen, tls *TLS) error {
+	var all []error
+	c.checkGuards(func(path, message, suggestion string) {
+		all = append(all, fmt.Errorf("%s: %s; %s", path, message, suggestion))
+	}, listen, tls)
+	return errors.Join(all...)
+}
+
+// checkGuards refuses listeners that strangers reach where nothing says who may
+// ask, and tokens that strangers could read. TLS by itself tells callers who
+// Postern is, not the other way round.
+func (c *Config) checkGuards(report report, listen Listen, tls *TLS) {
 	for _, l := range []struct {
 		path string
 		at   Address
-	}{{"listen.grpc", c.Listen.GRPC}, {"listen.admin", c.Listen.Admin}} {
-		if !l.at.Local() && c.TLS == nil && len(c.Callers) == 0 {
+	}{{"listen.grpc", listen.GRPC}, {"listen.admin", listen.Admin}} {
+		if !l.at.Local() && len(c.Callers) == 0 && !tls.verifiesClients() {
 			report(l.path, fmt.Sprintf("%s can be reached from other machines, and nothing says who may ask", l.at),
-				"add `tls` or `callers`, or listen on 127.0.0.1")
+				"add `callers` or `tls.client_ca`, or listen on 127.0.0.1")
 		}
 	}
-	if c.Listen.Admin.Network() != "" && c.Listen.Admin.Target() == c.Listen.GRPC.Target() && c.Listen.Admin.tcp.Port() != 0 {
-		report("listen.admin", "is the same as listen.grpc", "give it a port of its own")
+	if tls != nil || listen.GRPC.Local() && listen.Admin.Local() {
+		return
+	}
+	for i := range c.Callers {
+		if caller := &c.Callers[i]; !caller.Token.IsZero() && len(caller.CIDRs) == 0 {
+			report(fmt.Sprintf("callers[%d].token", i), "others could read the token on its way", "set `tls`, or say with cidrs from where it may come")
+		}
 	}
 }
 
@@ -67,9 +95,8 @@ func (c *Config) checkCallers(report report) {
 		caller := &c.Callers[i]
 		at := func(field string) string { return fmt.Sprintf("callers[%d].%s", i, field) }
 		checkName(report, at("name"), caller.Name, names)
-		certified := c.TLS != nil && c.TLS.ClientCA != ""
 		for _, f := range []struct{ field, value string }{{"spiffe", caller.SPIFFE}, {"dns", caller.DNS}} {
-			if f.value != "" && !certified {
+			if f.value != "" && !c.TLS.verifiesClients() {
 				report(at(f.field), "no client shows a certificate", "set tls.client_ca")
 			}
 		}
@@ -79,21 +106,13 @@ func (c *Config) checkCallers(report report) {
 		if caller.DNS != "" && !isHost(caller.DNS) {
 			report(at("dns"), fmt.Sprintf("%q is not a DNS name", caller.DNS), "write it as envoy.example.com")
 		}
-		c.checkCallerToken(report, caller, at)
+		if n := len(caller.Token.Reveal()); n > 0 && n < minToken {
+			report(at("token"), fmt.Sprintf("the token is shorter than %d characters", minToken), "make one with `openssl rand -hex 32`")
+		}
 		if caller.SPIFFE == "" && caller.DNS == "" && len(caller.CIDRs) == 0 && caller.Token.IsZero() {
 			report(fmt.Sprintf("callers[%d]", i), "nothing says how the caller is recognized", "add spiffe, dns, cidrs or token")
 		}
 		checkNoRepeats(report, at("trust"), caller.Trust)
-	}
-}
-
-func (c *Config) checkCallerToken(report report, caller *Caller, at func(string) string) {
-	switch n := len(caller.Token.Reveal()); {
-	case n == 0:
-	case n < minToken:
-		report(at("token"), fmt.Sprintf("the token is shorter than %d characters", minToken), "make one with `openssl rand -hex 32`")
-	case c.TLS == nil && !c.Listen.GRPC.Local() && len(caller.CIDRs) == 0:
-		report(at("token"), "others could read the token on its way", "set `tls`, or say with cidrs from where it may come")
 	}
 }
 
@@ -163,7 +182,11 @@ func knownMethods(provided []policy.Method) []string {
 func (s *Issuer) method() policy.Method { return cmp.Or(s.Method, policy.MethodJWT) }
 
 func (c *Config) checkIssuers(report report) {
+	reader := c.reader()
 	for i := range c.Issuers {
+		if l := c.Issuers[i].Constraints; l != nil {
+			reader.check(report, fmt.Sprintf("issuers[%d].constraints", i), l.Hosts, l.Methods, l.Paths)
+		}
 		for j := range i {
 			if c.Issuers[j].URL == c.Issuers[i].URL {
 				report(fmt.Sprintf("issuers[%d].url", i), fmt.Sprintf("%s is configured already, issuers[%d]", c.Issuers[i].URL, j), "a token has one issuer: put all of it in one entry")
@@ -205,87 +228,6 @@ func (c *Config) checkCredentials(report report) {
 
 func (c *Config) routesReadQuery(name string) bool {
 	return slices.ContainsFunc(c.Routes, func(r Route) bool { return r.InsecureQueryCredential == name })
-}
-
-func (c *Config) checkRoutes(report report) {
-	names, all := map[string]bool{}, ""
-	for i := range c.Routes {
-		r, path := &c.Routes[i], fmt.Sprintf("routes[%d]", i)
-		checkName(report, path+".name", r.Name, names)
-		if all != "" {
-			report(path, "is never reached", fmt.Sprintf("move it before the route %q, which matches every request", all))
-		} else if len(r.Hosts) == 0 && len(r.Methods) == 0 && len(r.Paths) == 0 {
-			all = r.Name
-		}
-		c.checkRouteMethods(report, r, path)
-		checkRouteMatch(report, r, path)
-		checkRouteDemands(report, r, path)
-		if q := r.InsecureQueryCredential; q != "" && !c.readsQuery(q) {
-			report(path+".insecure_query_credential", fmt.Sprintf("no rule says what is found in query:%s", q),
-				fmt.Sprintf("add {from: query:%s, use: api_key} to credentials", q))
-		}
-	}
-}
-
-func (c *Config) readsQuery(name string) bool {
-	return slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return r.From.String() == "query:"+name })
-}
-
-func (c *Config) checkRouteMethods(report report, r *Route, path string) {
-	if len(r.AnyOf) > 0 && len(r.AllOf) > 0 {
-		report(path+".all_of", "any_of and all_of cannot both be set", "keep one of them")
-	}
-	if r.Anonymous && len(r.AllOf) > 0 {
-		report(path+".anonymous", "anonymous and all_of contradict each other", "remove one of them")
-	}
-	c.checkMethods(report, path+".any_of", r.AnyOf)
-	c.checkMethods(report, path+".all_of", r.AllOf)
-}
-
-var httpMethods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
-
-func checkRouteMatch(report report, r *Route, path string) {
-	for i, m := range r.Methods {
-		at := fmt.Sprintf("%s.methods[%d]", path, i)
-		switch {
-		case !isToken(m):
-			report(at, fmt.Sprintf("%q is not an HTTP method", m), strictyaml.Suggest(m, httpMethods))
-		case slices.Contains(httpMethods, strings.ToUpper(m)) && m != strings.ToUpper(m):
-			report(at, fmt.Sprintf("HTTP methods are case-sensitive, and no client sends %q", m), "write "+strings.ToUpper(m))
-		}
-	}
-	checkNoRepeats(report, path+".methods", r.Methods)
-	checkNoRepeats(report, path+".hosts", r.Hosts)
-	for i, p := range r.Paths {
-		if slices.ContainsFunc(r.Paths[:i], func(o policy.PathPattern) bool { return o.String() == p.String() }) {
-			report(fmt.Sprintf("%s.paths[%d]", path, i), fmt.Sprintf("%q is listed twice", p), "")
-		}
-	}
-}
-
-var kinds = []policy.Kind{policy.KindUser, policy.KindService, policy.KindAgent, policy.KindDevice, policy.KindAnonymous}
-
-func checkRouteDemands(report report, r *Route, path string) {
-	for i, k := range r.Kinds {
-		if !slices.Contains(kinds, k) {
-			names := []string{}
-			for _, known := range kinds {
-				names = append(names, string(known))
-			}
-			report(fmt.Sprintf("%s.kinds[%d]", path, i), fmt.Sprintf("%q is not a kind of principal: use %s", k, strings.Join(names, ", ")),
-				strictyaml.Suggest(string(k), names))
-		}
-	}
-	checkNoRepeats(report, path+".kinds", r.Kinds)
-	for i, s := range r.Scopes {
-		if !isScope(s) {
-			report(fmt.Sprintf("%s.scopes[%d]", path, i), fmt.Sprintf("%q is not a scope", s), "write one scope an item, without spaces and quotes")
-		}
-	}
-	checkNoRepeats(report, path+".scopes", r.Scopes)
-	if r.MinAssurance < 0 || r.MinAssurance > 4 {
-		report(path+".min_assurance", fmt.Sprintf("%d is not a level of assurance: use 0 to 4", r.MinAssurance), "")
-	}
 }
 
 // unreadable are fields that carry the message or several things at once, not
@@ -379,7 +321,8 @@ func (c *Config) checkRanges(report report) {
 	number("cache.negative.size", c.Cache.Negative.Size, 1, 10*million)
 	duration("cache.negative.ttl", c.Cache.Negative.TTL, 100*time.Millisecond, time.Minute)
 	number("decisions.keep", c.Decisions.Keep, 0, million)
-	size("limits.message_size", c.Limits.MessageSize, strictyaml.KiB, 64*strictyaml.MiB)
+	size("limits.message_size", c.Limits.MessageSize, strictyaml.KiB, maxMessage)
+	c.checkMessageSize(report)
 	size("limits.header_list", c.Limits.HeaderList, strictyaml.KiB, strictyaml.MiB)
 	number("limits.concurrent_streams", int(c.Limits.Streams), 1, 100_000)
 	number("limits.connections", c.Limits.Connections, 1, million)
@@ -401,6 +344,33 @@ func (c *Config) checkRanges(report report) {
 	duration("policy.cache.max_ttl", p.Cache.MaxTTL, time.Second, time.Hour)
 	if p.Timeout >= c.Limits.Deadline {
 		report("policy.timeout", fmt.Sprintf("%s leaves no time to answer within limits.deadline, %s", short(p.Timeout), short(c.Limits.Deadline)), "")
+	}
+}
+
+const (
+	maxMessage = 64 * strictyaml.MiB
+	// messageSlack is room for what a message holds besides the request: method,
+	// host, peers, certificate and the encoding itself.
+	messageSlack = 16 * strictyaml.KiB
+)
+
+// checkMessageSize refuses a limit on messages that is less than those on what
+// they hold: gRPC would answer RESOURCE_EXHAUSTED to a request that `request.limits`
+// lets through, and a gateway that fails open lets it pass on that.
+func (c *Config) checkMessageSize(report report) {
+	l, standard := c.Request.Limits, defaultRequest().Limits
+	need := messageSlack +
+		strictyaml.Size(cmp.Or(l.MaxPathBytes, standard.MaxPathBytes)) +
+		strictyaml.Size(cmp.Or(l.MaxQueryBytes, standard.MaxQueryBytes)) +
+		strictyaml.Size(cmp.Or(l.MaxHeaderBytes, standard.MaxHeaderBytes)) +
+		strictyaml.Size(cmp.Or(l.MaxBodyBytes, standard.MaxBodyBytes))
+	need = (need + strictyaml.KiB - 1) / strictyaml.KiB * strictyaml.KiB
+	switch message := fmt.Sprintf("%s cannot hold the %s that request.limits lets through", c.Limits.MessageSize, need); {
+	case c.Limits.MessageSize >= need:
+	case need > maxMessage:
+		report("limits.message_size", message, fmt.Sprintf("lower request.limits: a message has at most %s", maxMessage))
+	default:
+		report("limits.message_size", message, fmt.Sprintf("write at least %s, or lower request.limits.max_body_bytes", need))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -276,4 +277,108 @@ func FuzzParseConfig(f *testing.F) {
 			t.Fatalf("%v: shown\n%s\nand then\n%s", err, shown, shownAgain)
 		}
 	})
+}
+
+// What `config show` says of an issuer is what is in force: every default is
+// written out, and a zero that the file says stays one.
+func TestDefaultsOfIssuersAreShown(t *testing.T) {
+	t.Parallel()
+	for file, want := range map[string][]string{
+		"kind: user": {
+			"clock_skew: 30s", "max_token_bytes: 8192", "token_types: lenient", "algorithms: [RS256, ES256, EdDSA]",
+			"method: jwt", "assurance: 3", "id: sub", "roles: roles",
+			"refresh: 15m", "min_refresh: 1m", "cooldown: 30s", "keep_stale: 24h", "timeout: 5s",
+		},
+		"clock_skew: 0s, claims: {tenant: org}": {"clock_skew: 0s", "tenant: org", "id: sub"},
+		"algorithms: [PS256], method: partner":  {"algorithms: [PS256]", "method: partner"},
+		"keys: {refresh: 30s}":                  {"refresh: 30s", "min_refresh: 30s", "keep_stale: 24h"},
+		"keys: {refresh: 48h, cooldown: 0s}":    {"refresh: 48h", "min_refresh: 1m", "keep_stale: 48h", "cooldown: 30s"},
+	} {
+		rules := ""
+		if strings.Contains(file, "partner") {
+			rules = "credentials: [{from: header:authorization/bearer, use: partner}]\n"
+		}
+		c, err := server.ParseConfig("a.yaml", fmt.Appendf(nil, "version: 1\n%sissuers: [{url: https://login.test, audiences: [a], %s}]\n", rules, file))
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		shown, err := c.Redacted()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(strings.Fields(string(shown)), " ")
+		for _, part := range want {
+			if !strings.Contains(text, part) {
+				t.Errorf("%q: no %q in\n%s", file, part, shown)
+			}
+		}
+	}
+}
+
+// Every file that the configuration names is relative to the configuration, not to
+// where the server happens to be started. The fields are found by their types and
+// names, so that a new one cannot be forgotten.
+func TestRelativePaths(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	name := filepath.Join(dir, "postern.yaml")
+	src := `version: 1
+tls: {cert: rel/cert, key: rel/key, client_ca: rel/ca}
+api_keys: {file: rel/keys, pepper: "${env:POSTERN_TEST_PEPPER}"}
+issuers:
+  - {url: https://login.test, audiences: [a], jwks_file: rel/jwks}
+  - {url: https://other.test, audiences: [a], keys: {ca_file: rel/ca}}
+policy: {path: rel/policy}
+`
+	if err := os.WriteFile(name, []byte(src), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := load(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	walkPaths(reflect.ValueOf(c).Elem(), "", func(field, value string) {
+		if value == "" {
+			return
+		}
+		found[field] = true
+		if !strings.HasPrefix(value, filepath.Join(dir, "rel")+"/") {
+			t.Errorf("%s is %q", field, value)
+		}
+	})
+	walkPaths(reflect.ValueOf(server.Config{TLS: &server.TLS{}, Issuers: make([]server.Issuer, 1)}), "", func(field, _ string) {
+		if !found[field] {
+			t.Errorf("%s names a file and is not in this test: set it above, and see Config.rebase", field)
+		}
+	})
+	if len(found) != 7 {
+		t.Errorf("%d fields: %v", len(found), found)
+	}
+}
+
+// walkPaths visits the fields that name files: those of type strictyaml.Path, and
+// texts whose names say so.
+func walkPaths(v reflect.Value, at string, visit func(field, value string)) {
+	switch {
+	case v.Type() == reflect.TypeFor[strictyaml.Path]():
+		visit(at, v.String())
+	case v.Kind() == reflect.String && regexp.MustCompile(`[._](file|path|dir|directory)$`).MatchString(at):
+		visit(at, v.String())
+	case v.Kind() == reflect.Pointer && !v.IsNil():
+		walkPaths(v.Elem(), at, visit)
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			walkPaths(v.Index(i), at, visit)
+		}
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			tag, ok := v.Type().Field(i).Tag.Lookup("yaml")
+			if name, options, _ := strings.Cut(tag, ","); ok && options == "inline" {
+				walkPaths(v.Field(i), at, visit)
+			} else if ok && name != "-" {
+				walkPaths(v.Field(i), at+"."+name, visit)
+			}
+		}
+	}
 }

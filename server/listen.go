@@ -43,6 +43,11 @@ func (c *Config) Relocate(grpc, admin string) error {
 			return fmt.Errorf("%s %s: %w", l.name, l.text, err)
 		}
 	}
+	return c.guarded()
+}
+
+// guarded reports listeners that strangers reach and nothing guards.
+func (c *Config) guarded() error {
 	var errs []error
 	c.checkListen(func(path, message, suggestion string) {
 		errs = append(errs, fmt.Errorf("%s: %s; %s", path, message, suggestion))

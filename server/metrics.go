@@ -29,6 +29,8 @@ var (
 	descCacheSize   = describe("credential_cache_entries", "Credentials in the cache, by kind: good or bad.", "kind")
 	descDecisions   = describe("decision_cache_total", "Look-ups of the decision cache of the policy in force, by result: hit or miss.", "result")
 	descDecisionLen = describe("decision_cache_entries", "Decisions in the cache of the policy in force.")
+	descRefused     = describe("callers_refused_total", "Calls of gateways and services that are not in the list of callers.")
+	descLogDropped  = describe("log_dropped_total", "Lines of the server's own log that were lost because nobody read it.")
 	descDropped     = describe("decision_log_dropped_total", "Decisions that were not logged because the log could not keep up.")
 	descIssuerKeys  = describe("issuer_keys", "Keys in use, by issuer.", "issuer")
 	descIssuerAge   = describe("issuer_keys_fetched_seconds", "When the keys in use were fetched, as Unix time, by issuer.", "issuer")
@@ -76,6 +78,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	count(descCache, proven.Misses, "miss")
 	gauge(descCacheSize, float64(proven.Size), "good")
 	gauge(descCacheSize, float64(proven.NegativeSize), "bad")
+	count(descRefused, c.callers.refused.Load())
+	count(descLogDropped, c.lines.Dropped())
 	if c.decLog != nil {
 		count(descDropped, c.decLog.Dropped())
 	}

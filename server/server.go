@@ -63,6 +63,7 @@ type Addresses struct {
 // Server is one replica.
 type Server struct {
 	opts     Options
+	boot     *Config // that the listeners were made from
 	log      *slog.Logger
 	now      func() time.Time
 	live     check.Live
@@ -71,6 +72,7 @@ type Server struct {
 	registry *prometheus.Registry
 	ring     *audit.Ring
 	decLog   *audit.Log
+	lines    *audit.Async // under log
 	env      surroundings
 	health   *health.Server
 	config   lastLoad // of the configuration
@@ -90,13 +92,15 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		opts: opts, log: opts.Logger, now: time.Now, registry: prometheus.NewRegistry(),
+		opts: opts, boot: cfg, log: opts.Logger, now: time.Now, registry: prometheus.NewRegistry(),
 		ring: audit.NewRing(cfg.Decisions.Keep), health: health.NewServer(), reloaded: make(chan struct{}, 1),
 	}
 	s.ending, s.end = context.WithCancel(context.Background())
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.lines = audit.NewAsync(s.log.Handler())
+	s.log = slog.New(s.lines)
 	recorders := audit.Tee{audit.NewMetrics(s.registry), s.ring}
 	if cfg.Decisions.Log != LogNone {
 		s.decLog = audit.NewLog(s.log, cfg.Decisions.Log == LogAll)
@@ -115,9 +119,15 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	return s, nil
 }
 
-// Swap assembles a configuration and puts it in force, whole or not at all.
+// Swap assembles a configuration and puts it in force, whole or not at all. The
+// listeners stay where they are, so the callers in it must guard them there.
 func (s *Server) Swap(ctx context.Context, cfg *Config) error {
 	prev := s.current.Load()
+	if prev != nil {
+		if err := cfg.guards(s.boot.Listen, s.boot.TLS); err != nil {
+			return fmt.Errorf("until a restart the listeners stay where they are: %w", err)
+		}
+	}
 	next, err := assemble(ctx, cfg, prev, s.env)
 	if err != nil {
 		return err
@@ -138,12 +148,13 @@ func (s *Server) Close() error {
 	if p := s.current.Load(); p != nil {
 		p.closeUnlessIn(nil)
 	}
-	if s.decLog == nil {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	return s.decLog.Close(ctx)
+	var err error
+	if s.decLog != nil {
+		err = s.decLog.Close(ctx)
+	}
+	return errors.Join(err, s.lines.Close(ctx))
 }
 
 // Run listens and serves until ctx ends, then drains and returns.
@@ -214,9 +225,14 @@ func (s *Server) rpcServer(cfg *Config) *grpc.Server {
 		grpc.MaxHeaderListSize(uint32(cfg.Limits.HeaderList)),
 		grpc.ConnectionTimeout(10 * time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
-		grpc.UnaryInterceptor(s.callers.unary),
-		grpc.ChainStreamInterceptor(recovery.StreamServerInterceptor(s.recovered()), s.callers.stream, s.untilDrain),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: time.Minute, Timeout: 20 * time.Second,
+			MaxConnectionIdle: 5 * time.Minute,
+			MaxConnectionAge:  30 * time.Minute, MaxConnectionAgeGrace: 30 * time.Second, // certificates are looked at again
+		}),
+		grpc.InTapHandle(s.callers.tap),
+		grpc.UnaryInterceptor(s.unary()),
+		grpc.ChainStreamInterceptor(recovery.StreamServerInterceptor(s.recovered()), s.untilDrain),
 		grpc.WaitForHandlers(true),
 	}
 	if s.certs != nil {
@@ -253,6 +269,20 @@ type endingStream struct {
 // Context implements grpc.ServerStream.
 func (s endingStream) Context() context.Context { return s.ctx }
 
+// unary asks who calls. The ext_authz door guards itself against panics, closer
+// to the answer; for everything else a panic is an error without its text.
+func (s *Server) unary() grpc.UnaryServerInterceptor {
+	guard := recovery.UnaryServerInterceptor(s.recovered())
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		if info.FullMethod == extauthz.Method {
+			return s.callers.unary(ctx, req, info, next)
+		}
+		return guard(ctx, req, info, func(ctx context.Context, req any) (any, error) {
+			return s.callers.unary(ctx, req, info, next)
+		})
+	}
+}
+
 // recovered answers a panic outside of the doors, which have guards of their own
 // and deny: without its text, which may hold anything.
 func (s *Server) recovered() recovery.Option {
@@ -274,7 +304,9 @@ func (s *Server) adminServer(cfg *Config) *http.Server {
 			}
 		},
 	}, grpc.UnaryInterceptor(recovery.UnaryServerInterceptor(s.recovered())), grpc.StreamInterceptor(recovery.StreamServerInterceptor(s.recovered())))
-	if !cfg.Listen.Admin.Local() {
+	if cfg.Listen.Admin.Local() {
+		handler = thisMachineOnly(handler)
+	} else {
 		handler = s.callers.http(handler)
 	}
 	protocols := new(http.Protocols)

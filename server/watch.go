@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -37,6 +38,7 @@ func (s *Server) watch(ctx context.Context) {
 				grown = grown || !slices.Contains(in.dirs, dir)
 			}
 		}
+		next.stamps = in.stamps
 		in = next
 		return grown
 	}
@@ -80,6 +82,9 @@ func (s *Server) watch(ctx context.Context) {
 				changed()
 			}
 		case <-tick.C:
+			if in.moved() { // behind a link, on a network file system, or an event was lost
+				changed()
+			}
 			s.publishHealth()
 		}
 	}
@@ -90,6 +95,32 @@ func (s *Server) watch(ctx context.Context) {
 // because files are replaced by renaming.
 type surveyed struct {
 	files, policy, dirs []string // absolute
+	stamps              map[string]os.FileInfo
+}
+
+// moved reports whether a file or a directory of the policy is another one than
+// before, by what the file system says of it. It follows links, which events do
+// not.
+func (v *surveyed) moved() (moved bool) {
+	next := make(map[string]os.FileInfo, len(v.stamps))
+	for _, name := range slices.Concat(v.files, v.policy) {
+		info, err := os.Stat(name)
+		if err != nil {
+			info = nil
+		}
+		old, known := v.stamps[name]
+		next[name] = info
+		moved = moved || known && !sameFile(old, info)
+	}
+	v.stamps = next
+	return moved
+}
+
+func sameFile(a, b os.FileInfo) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
 // concerns reports whether an event may mean that something has to be read. What

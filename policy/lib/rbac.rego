@@ -8,6 +8,9 @@
 #                  place, {methods, path} grants a path directly.
 #     routes       a list of {methods, path, permission, scopes, public}. The first
 #                  that matches says what a request needs; public needs nothing.
+#                  What a route needs, it needs in any spelling of the path and
+#                  method: /ADMIN and /admin/ too need what /admin needs. GET
+#                  stands for HEAD, unless a route of the same path lists HEAD.
 #     scopes       name → the scopes that it implies.
 #     deny         a list of permissions that nobody has, and of {methods, path} that
 #                  nobody reaches, in any spelling of the path.

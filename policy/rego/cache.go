@@ -2,6 +2,7 @@ package rego
 
 import (
 	"bytes"
+	"encoding/json"
 	"hash/maphash"
 	"math/bits"
 	"sync/atomic"
@@ -47,6 +48,7 @@ type entry struct {
 	expires int64 // Unix nanoseconds
 	key     []byte
 	verdict *policy.Verdict
+	size    int64 // bytes, about
 	heat    atomic.Uint32
 }
 
@@ -54,9 +56,12 @@ const (
 	maxHeat = 3
 	// maxKey is the longest key that is cached, in bytes.
 	maxKey = 16 << 10
-	// entryOverhead is about what an entry costs besides its key: the entry, its
-	// verdict and their allocator's rounding.
+	// entryOverhead is about what an entry costs besides its key and what its verdict
+	// refers to: the entry, the verdict and their allocator's rounding.
 	entryOverhead = 512
+	// valueCost is about what one text of a list, or one JSON value, costs besides
+	// its own bytes.
+	valueCost = 32
 	// auditEvery is how many hits there are to one that is evaluated again.
 	auditEvery = 1024
 )
@@ -99,6 +104,7 @@ func (c *cache) put(hash uint64, key []byte, v *policy.Verdict, now, expires int
 		return
 	}
 	fresh := &entry{hash: hash, expires: expires, key: bytes.Clone(key), verdict: v}
+	fresh.size = int64(len(key)+verdictSize(v)) + entryOverhead
 	slot := c.victim(&c.sets[hash&c.mask], hash, key, now)
 	c.replace(slot, fresh)
 	for range c.sets {
@@ -154,16 +160,53 @@ func cool(slots *set) {
 func (c *cache) replace(slot *atomic.Pointer[entry], fresh *entry) {
 	if fresh != nil {
 		c.entries.Add(1)
-		c.bytes.Add(fresh.size())
+		c.bytes.Add(fresh.size)
 	}
 	if old := slot.Swap(fresh); old != nil {
 		c.entries.Add(-1)
-		c.bytes.Add(-old.size())
+		c.bytes.Add(-old.size)
 		c.evictions.Add(1)
 	}
 }
 
-func (e *entry) size() int64 { return int64(len(e.key)) + entryOverhead }
+// verdictSize is about the memory that a verdict refers to and that is its own.
+func verdictSize(v *policy.Verdict) int {
+	n := len(v.Message) + len(v.Body)
+	for _, fields := range [...][]policy.Header{v.UpstreamHeaders, v.ClientHeaders, v.SetQuery} {
+		for _, f := range fields {
+			n += len(f.Name) + len(f.Value) + valueCost
+		}
+	}
+	for _, texts := range [...][]string{v.RemoveHeaders, v.RemoveQuery, v.MissingScopes, v.MissingPermissions} {
+		for _, s := range texts {
+			n += len(s) + valueCost
+		}
+	}
+	n += treeSize(v.Metadata)
+	for _, o := range v.Obligations {
+		n += len(o.Type) + valueCost + treeSize(o.Parameters)
+	}
+	return n
+}
+
+func treeSize(j any) int {
+	n := valueCost
+	switch j := j.(type) {
+	case string:
+		n += len(j)
+	case json.Number:
+		n += len(j)
+	case []any:
+		for _, e := range j {
+			n += treeSize(e)
+		}
+	case map[string]any:
+		for name, e := range j {
+			n += len(name) + treeSize(e)
+		}
+	}
+	return n
+}
 
 // turnOff empties the cache for good.
 func (c *cache) turnOff() {

@@ -3,11 +3,14 @@ package rego_test
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/policy/rego"
@@ -164,6 +167,88 @@ func TestFlood(t *testing.T) {
 	small.Put(1, strings.Repeat("x", 1<<20), v, 0, 1<<40)
 	if small.Get(1, strings.Repeat("x", 1<<20), 1) != nil {
 		t.Error("a huge key was kept")
+	}
+}
+
+// A verdict holds no piece of the request: one would keep all of it in memory, and
+// the bound of the cache counts what verdicts hold of their own.
+func TestVerdictsAreTheirOwn(t *testing.T) {
+	t.Parallel()
+	s := compile(t, module(`p := input.request.path
+decision := {
+	"allow": input.principal.id == "ann", "message": p, "body": p, "reason": p,
+	"headers": {substring(p, 1, -1): p}, "response_headers_to_add": [{"x": [p]}], "request_headers_to_remove": [substring(p, 1, -1)],
+	"query_parameters_to_set": {p: p}, "query_parameters_to_remove": [p],
+	"dynamic_metadata": {p: [p, {"a": p}]}, "obligations": [p, {"type": p, "parameters": {p: p}}],
+	"missing_scopes": [p], "missing_permissions": [p],
+}`), rego.Config{})
+	for _, id := range []string{"ann", "bob"} {
+		request := strings.Repeat("x", 1000) + "/a-path-of-its-own"
+		path := request[1000:]
+		v := decide(t, s, input(func(in *policy.Input) { in.Principal.ID, in.Request.Path = id, path }))
+		if v.Message != path {
+			t.Fatalf("%+v", v)
+		}
+		from := uintptr(unsafe.Pointer(unsafe.StringData(request)))
+		texts := 0
+		eachText(reflect.ValueOf(v), func(s string) {
+			texts++
+			if p := uintptr(unsafe.Pointer(unsafe.StringData(s))); p >= from && p < from+uintptr(len(request)) {
+				t.Errorf("%s: the verdict holds a piece of the request: %q", id, s)
+			}
+		})
+		if texts < 15 {
+			t.Errorf("only %d texts", texts)
+		}
+		runtime.KeepAlive(request)
+	}
+}
+
+func eachText(v reflect.Value, f func(string)) {
+	switch v.Kind() {
+	case reflect.String:
+		if v.Len() > 0 {
+			f(v.String())
+		}
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() {
+			eachText(v.Elem(), f)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			eachText(v.Index(i), f)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			eachText(v.Field(i), f)
+		}
+	case reflect.Map:
+		for _, key := range v.MapKeys() {
+			eachText(key, f)
+			eachText(v.MapIndex(key), f)
+		}
+	}
+}
+
+// The bytes of verdicts count.
+func TestCacheCountsVerdicts(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 10_000)
+	field := []policy.Header{{Name: "x", Value: long}}
+	tree := map[string]any{"a": []any{long}}
+	for name, v := range map[string]*policy.Verdict{
+		"message": {Message: long}, "body": {Body: long}, "upstream": {UpstreamHeaders: field}, "client": {ClientHeaders: field},
+		"remove": {RemoveHeaders: []string{long}}, "query": {SetQuery: field}, "unset": {RemoveQuery: []string{long}},
+		"scopes": {MissingScopes: []string{long}}, "permissions": {MissingPermissions: []string{long}},
+		"metadata": {Metadata: tree}, "obligations": {Obligations: []policy.Obligation{{Type: "t", Parameters: tree}}},
+	} {
+		c := rego.NewCache(rego.CacheConfig{Size: 1024, MaxBytes: 100_000})
+		for i := range uint64(100) {
+			c.Put(i, fmt.Sprint(i), v, 0, 100)
+		}
+		if st := c.Stats(); st.Bytes > 100_000 || st.Entries == 0 || st.Entries > 10 {
+			t.Errorf("%s: %+v", name, st)
+		}
 	}
 }
 

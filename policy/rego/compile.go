@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -193,8 +192,6 @@ func interQueryValues(ctx context.Context) topdowncache.InterQueryValueCache {
 		InterQueryBuiltinValueCache: topdowncache.InterQueryBuiltinValueCacheConfig{MaxNumEntries: &limit},
 	})
 }
-
-func defaultEvaluations() int { return max(16, 4*runtime.GOMAXPROCS(0)) }
 
 var undefinedFunction = regexp.MustCompile(`undefined function (\S+)`)
 

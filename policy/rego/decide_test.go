@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -216,6 +218,100 @@ func TestOverload(t *testing.T) {
 	rego.OccupySlots(s)
 	if _, _, err := s.Decide(t.Context(), input()); !errors.Is(err, rego.ErrOverloaded) {
 		t.Error(err)
+	}
+}
+
+// A request that finds no place gives up at half of its time, and ends before its
+// caller does: a gateway that hears nothing may let the request through.
+func TestOverloadLeavesRoom(t *testing.T) {
+	t.Parallel()
+	for deadline, want := range map[time.Duration]time.Duration{
+		time.Hour:             50 * time.Millisecond,
+		50 * time.Millisecond: 20 * time.Millisecond,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := compile(t, module(`decision := true`), rego.Config{Timeout: 100 * time.Millisecond})
+			rego.OccupySlots(s)
+			ctx, cancel := context.WithTimeout(t.Context(), deadline)
+			defer cancel()
+			began := time.Now()
+			_, _, err := s.Decide(ctx, input())
+			if took := time.Since(began); !errors.Is(err, rego.ErrOverloaded) || took != want {
+				t.Errorf("with %v left: %v after %v, want %v", deadline, err, took, want)
+			}
+		})
+	}
+}
+
+// One evaluation a processor: more would only keep the processors from those that
+// have an answer to send.
+func TestDefaultEvaluations(t *testing.T) {
+	t.Parallel()
+	if n := rego.Slots(compile(t, module(`decision := true`), rego.Config{})); n != runtime.GOMAXPROCS(0) {
+		t.Errorf("%d places", n)
+	}
+}
+
+// A fault says where the policy failed, and nothing of what it was given.
+func TestFaultQuotesNothing(t *testing.T) {
+	t.Parallel()
+	for text, what := range map[string]string{
+		`decision if to_number(input.principal.id) == 1`:                               "eval_builtin_error in to_number",
+		`decision if count(input.principal.claims.n) == 1`:                             "eval_type_error in count",
+		`decision if regex.match(input.principal.id, "x")`:                             "eval_builtin_error in regex.match",
+		`decision if json.unmarshal(input.principal.id)`:                               "eval_builtin_error in json.unmarshal",
+		`decision if time.parse_rfc3339_ns(input.principal.id) == 1`:                   "eval_builtin_error in time.parse_rfc3339_ns",
+		`decision if postern.permits({}, {input.principal.id: 1, "roles": 1})`:         "eval_builtin_error in postern.permits",
+		`decision if postern.permits({"roles": {"r": [{input.principal.id: 1}]}}, {})`: "eval_builtin_error in postern.permits",
+	} {
+		s := compile(t, module("\n"+text), rego.Config{})
+		_, _, err := s.Decide(t.Context(), input(func(in *policy.Input) {
+			in.Principal.ID, in.Principal.Claims["n"] = "hunter2(", json.Number("4711")
+		}))
+		fault, ok := errors.AsType[*rego.Fault](err)
+		if !ok || fault.What != what || fault.File != "authz.rego" || fault.Line != 3 {
+			t.Errorf("%s: %+v", text, err)
+		}
+		if shown := fmt.Sprintf("%v %+v %#v", err, err, err); strings.Contains(shown, "hunter2") || strings.Contains(shown, "4711") {
+			t.Errorf("%s: quotes the request: %s", text, shown)
+		}
+		if !strings.Contains(fmt.Sprint(err), "authz.rego:3: "+what) {
+			t.Errorf("%s: does not say where: %v", text, err)
+		}
+	}
+}
+
+// What a policy may return is bounded, each text and all together.
+func TestResultBounds(t *testing.T) {
+	t.Parallel()
+	s := compile(t, module(`
+kib := concat("", [c | some _ in numbers.range(1, 1024); c := "x"])
+times(n) := concat("", [kib | some _ in numbers.range(1, n)])
+of := {
+	"/header": {"allow": true, "headers": {"x": times(8)}},
+	"/header+": {"allow": true, "headers": {"x": concat("", [times(8), "x"])}},
+	"/list+": {"allow": true, "response_headers_to_add": {"x": ["a", concat("", [times(8), "x"])]}},
+	"/body": {"allow": false, "body": times(64)},
+	"/body+": {"allow": false, "body": concat("", [times(64), "x"])},
+	"/message": {"allow": true, "message": kib},
+	"/message+": {"allow": true, "message": concat("", [kib, "x"])},
+	"/metadata": {"allow": true, "dynamic_metadata": {"a": [times(250)]}},
+	"/metadata+": {"allow": true, "dynamic_metadata": {"a": [times(256)]}},
+	"/values+": {"allow": true, "dynamic_metadata": {"a": numbers.range(1, 10000)}},
+	"/obligations+": {"allow": true, "obligations": [o | some i in numbers.range(1, 9); o := {"type": sprintf("%d", [i]), "parameters": {"a": times(32)}}]},
+	"/fields+": {"allow": true, "headers": {sprintf("x%d", [i]): times(8) | some i in numbers.range(1, 33)}},
+}
+decision := of[input.request.path]`), rego.Config{Timeout: time.Minute})
+	for path, want := range map[string]policy.Reason{
+		"/header": policy.ReasonAllowed, "/header+": policy.ReasonPolicyResult, "/list+": policy.ReasonPolicyResult,
+		"/body": policy.ReasonPolicyDenied, "/body+": policy.ReasonPolicyResult,
+		"/message": policy.ReasonAllowed, "/message+": policy.ReasonPolicyResult,
+		"/metadata": policy.ReasonAllowed, "/metadata+": policy.ReasonPolicyResult, "/values+": policy.ReasonPolicyResult,
+		"/obligations+": policy.ReasonPolicyResult, "/fields+": policy.ReasonPolicyResult,
+	} {
+		if v := decide(t, s, at(path)); v.Reason != want {
+			t.Errorf("%s: %v, want %v", path, v.Reason, want)
+		}
 	}
 }
 

@@ -190,7 +190,16 @@ func TestBodies(t *testing.T) {
 		{"application/json", ``, nil, `{"parsed_body": null, "truncated_body": false}`},
 		{"application/x-www-form-urlencoded", `a=1&a=2&b=`, nil, `{"parsed_body": {"a": ["1", "2"], "b": [""]}, "truncated_body": false}`},
 		{"multipart/form-data; boundary=B", multipart, nil, `{"parsed_body": {"a": ["1"], "j": [{"x": 2}]}, "truncated_body": false}`},
+		{"Application/JSON", `[1]`, nil, `{"parsed_body": [1], "truncated_body": false}`},
+		{" application/json;;", `[1]`, nil, `{"parsed_body": [1], "truncated_body": false}`},
+		{"application/vnd.api+json", `{"a": 1}`, nil, `{"parsed_body": {"a": 1}, "truncated_body": false}`},
+		{"application/merge-patch+JSON; charset=utf-8", `{"a": 1}`, nil, `{"parsed_body": {"a": 1}, "truncated_body": false}`},
+		{"text/json", `1`, nil, `{"parsed_body": 1, "truncated_body": false}`},
+		{"APPLICATION/X-WWW-FORM-URLENCODED", `a=1`, nil, `{"parsed_body": {"a": ["1"]}, "truncated_body": false}`},
+		{"Multipart/Form-Data; Boundary=B", strings.Replace(multipart, "application/json", "Application/Problem+JSON", 1), nil, `{"parsed_body": {"a": ["1"], "j": [{"x": 2}]}, "truncated_body": false}`},
+		{"text/plain; was=application/json", `[1]`, nil, `{"parsed_body": null, "truncated_body": false}`},
 		{"text/plain", `x`, nil, `{"parsed_body": null, "truncated_body": false}`},
+		{"", `x`, nil, `{"parsed_body": null, "truncated_body": false}`},
 		{"application/json", `{"a":`, func(in *policy.Input) { in.Attributes.BodyTruncated = true }, `{"parsed_body": null, "truncated_body": true}`},
 		{"application/json", `{"a":`, func(in *policy.Input) { in.Attributes.Size = 10 }, `{"parsed_body": null, "truncated_body": true}`},
 		{"application/json", `{"a":`, func(in *policy.Input) {
@@ -205,9 +214,36 @@ func TestBodies(t *testing.T) {
 			t.Errorf("%s %q: %s", c.kind, c.body, diff)
 		}
 	}
-	two := input(withBody("application/json", `{}`), withBody("text/plain", `{}`))
-	if v := decide(t, s, two); v.Reason != policy.ReasonRequestInvalid {
-		t.Errorf("two content types: %v", v.Reason)
+	for name, in := range map[string]*policy.Input{
+		"two content types":           input(withBody("application/json", `{}`), withBody("text/plain", `{}`)),
+		"two types in one field":      input(withBody("application/json, text/plain", `{}`)),
+		"a parameter given twice":     input(withBody("application/json; a=1; a=2", `{}`)),
+		"broken JSON":                 input(withBody("application/problem+json", `{"a"`)),
+		"two JSON texts":              input(withBody("application/json-seq", "{}\n{}")),
+		"parts without a boundary":    input(withBody("multipart/form-data", multipart)),
+		"a part with no clear type":   input(withBody("multipart/form-data; boundary=B", strings.Replace(multipart, "application/json", "application/json, x/y", 1))),
+		"a content type that is none": input(withBody("/json", `{}`)),
+	} {
+		if v := decide(t, s, in); v.Reason != policy.ReasonRequestInvalid {
+			t.Errorf("%s: %v", name, v.Reason)
+		}
+	}
+}
+
+// A rule that denies by what the body holds sees it whatever the type is called,
+// and can tell a body that is not parsed from none.
+func TestBodyIsNotHidden(t *testing.T) {
+	t.Parallel()
+	s := compile(t, module(`default decision := false
+decision if { not input.attributes.request.http.body; not input.truncated_body }
+decision if { is_object(input.parsed_body); not input.parsed_body.amount > 100 }`), rego.Config{})
+	for _, kind := range []string{"application/json", "Application/JSON", "application/vnd.api+json", "text/plain", ""} {
+		if decide(t, s, input(withBody(kind, `{"amount": 101}`))).Allow {
+			t.Errorf("%q hides the body", kind)
+		}
+	}
+	if !decide(t, s, input()).Allow || !decide(t, s, input(withBody("application/vnd.api+json", `{"amount": 100}`))).Allow {
+		t.Error("denied without a body, or with a good one")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/policy/lib"
 )
 
 // Engine holds the policy in force. The zero Engine has none, and decides
@@ -87,7 +89,7 @@ func (s *Snapshot) Decide(ctx context.Context, in *policy.Input) (v *policy.Verd
 // request; its type does not.
 func (s *Snapshot) survive(v **policy.Verdict, cached *bool, err *error) {
 	if p := recover(); p != nil {
-		*v, *cached, *err = nil, false, s.fault(fmt.Errorf("panic of type %T", p))
+		*v, *cached, *err = nil, false, &Fault{Revision: s.Revision, What: fmt.Sprintf("panic of type %T", p)}
 	}
 }
 
@@ -144,29 +146,51 @@ func (s *Snapshot) unreadable(err error) (*policy.Verdict, bool, error) {
 	return v, false, nil
 }
 
-func (s *Snapshot) fault(err error) error { return &Fault{Revision: s.Revision, cause: err} }
+// fault keeps of an error only what cannot hold a part of the request.
+func (s *Snapshot) fault(err error) error {
+	f := &Fault{Revision: s.Revision, What: fmt.Sprintf("error of type %T", err)}
+	if e, ok := errors.AsType[noJSON](err); ok {
+		f.What = e.Error()
+	}
+	if e, ok := errors.AsType[*topdown.Error](err); ok {
+		f.What = e.Code
+		// The text of a failed function begins with its name.
+		if name, _, _ := strings.Cut(e.Message, ":"); s.isBuiltin(name) {
+			f.What += " in " + name
+		}
+		if at := e.Location; at != nil {
+			f.File, f.Line = at.File, at.Row
+		}
+	}
+	return f
+}
+
+func (s *Snapshot) isBuiltin(name string) bool {
+	return s.builtins[name] != nil || ast.BuiltinMap[name] != nil
+}
 
 // evaluate asks the policy without the cache. The second result says whether the
 // answer follows from what the policy read, and so may be reused.
 func (s *Snapshot) evaluate(ctx context.Context, in *policy.Input, now time.Time) (v *policy.Verdict, reusable bool, err error) {
+	ctx, answered := policy.LeaveRoom(ctx)
+	defer answered()
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
 	if ctx.Err() != nil {
 		return nil, false, s.failure(ctx, ctx.Err())
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
+	if !s.start(ctx) {
 		return nil, false, ErrOverloaded
 	}
+	defer func() { <-s.slots }()
 	r := &reader{view: &s.plan.view}
 	input := s.plan.document(r, in)
 	if r.err != nil {
 		v, _, err = s.unreadable(r.err)
 		return v, false, err
 	}
-	result, err := s.run(ctx, input, now, nil)
+	var said tablesAnswer
+	result, err := s.run(context.WithValue(ctx, tablesAnswerKey{}, &said), input, now, nil)
 	if conflict, ok := errors.AsType[*topdown.Error](err); ok && conflict.Code == topdown.ConflictErr {
 		return s.conflict(conflict), true, nil
 	}
@@ -174,10 +198,35 @@ func (s *Snapshot) evaluate(ctx context.Context, in *policy.Input, now time.Time
 		return nil, false, s.failure(ctx, err)
 	}
 	v = s.read(result)
-	if !v.Allow {
+	switch {
+	case v.Allow:
+	case said.is(result):
+		v.Rule, v.File, v.Line = lib.RBAC, said.at.File, said.at.Row
+	default:
 		s.explain(ctx, input, now, result, v)
 	}
 	return v, true, nil
+}
+
+// start waits for a place among the evaluations, and gives up when half of the time
+// is over: what starts later would hardly end in time, and would keep the place
+// from one that could.
+func (s *Snapshot) start(ctx context.Context) bool {
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+	}
+	deadline, _ := ctx.Deadline()
+	patience := time.NewTimer(time.Until(deadline) / 2)
+	defer patience.Stop()
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // failure says which error an evaluation's error is.

@@ -2,8 +2,13 @@ package rego_test
 
 import (
 	"fmt"
+	"io/fs"
+	"strings"
 	"testing"
+	"testing/fstest"
 
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/policy/lib"
 	"github.com/postern-auth/postern/policy/rego"
 )
 
@@ -113,6 +118,47 @@ allow if input.principal.id == "bob" # here`, "data.postern.authz.allow", 5},
 				t.Error("explained again instead of cached")
 			}
 		})
+	}
+}
+
+// The answer of the tables explains itself: asking them again finds nothing more.
+func TestTablesExplainThemselves(t *testing.T) {
+	t.Parallel()
+	line := 0
+	library, err := fs.ReadFile(lib.Modules, "rbac.rego")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text := range strings.Lines(string(library)) {
+		if line++; strings.HasPrefix(text, "decision := ") {
+			break
+		}
+	}
+	tables := "roles: {}\nroutes: [ { path: /orders/*, permission: orders.read } ]\ndeny: [ { path: /never } ]"
+	for name, c := range map[string]struct {
+		fsys  fstest.MapFS
+		path  string
+		asked int64
+	}{
+		"data alone":       {fsys: files("t.yaml", tables), asked: 1},
+		"nothing listed":   {fsys: files("t.yaml", tables), path: "/elsewhere", asked: 1},
+		"a denied path":    {fsys: files("t.yaml", tables), path: "/never", asked: 1},
+		"handed on":        {fsys: files("t.yaml", tables, "p.rego", "package postern.authz\nimport data.postern.lib.rbac\ndecision := rbac.decision if input.request.method == \"GET\""), asked: 1},
+		"only like theirs": {fsys: files("t.yaml", tables, "p.rego", "package postern.authz\ndecision := {\"allow\": false} if not data.postern.lib.rbac.decision.allow"), asked: 2},
+	} {
+		s := compile(t, c.fsys, rego.Config{})
+		asked := rego.CountPermits(s)
+		v := decide(t, s, input(func(in *policy.Input) {
+			if c.path != "" {
+				in.Request.Path = c.path
+			}
+		}))
+		if v.Allow || v.Line == 0 {
+			t.Errorf("%s: %+v", name, v)
+		}
+		if v.Rule != lib.RBAC || v.File != "postern.lib/rbac.rego" || v.Line != line || asked.Load() != c.asked {
+			t.Errorf("%s: %s %s:%d, want line %d; the tables were asked %d times", name, v.Rule, v.File, v.Line, line, asked.Load())
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package rego
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -48,6 +49,21 @@ func Poison(s *Snapshot, in *policy.Input, v *policy.Verdict) {
 
 // BreakBuiltins makes every call of postern.permits panic.
 func BreakBuiltins(s *Snapshot) { s.builtins[permitsDecl.Name].Func = nil }
+
+// CountPermits counts the calls of postern.permits from now on.
+func CountPermits(s *Snapshot) *atomic.Int64 {
+	var n atomic.Int64
+	b := s.builtins[permitsDecl.Name]
+	call := b.Func
+	b.Func = func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+		n.Add(1)
+		return call(bctx, operands, iter)
+	}
+	return &n
+}
+
+// Slots is how many evaluations may run at once.
+func Slots(s *Snapshot) int { return cap(s.slots) }
 
 // OccupySlots takes all places of evaluations.
 func OccupySlots(s *Snapshot) {

@@ -3,6 +3,8 @@ package rego_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -128,9 +130,12 @@ func TestAllowBuiltins(t *testing.T) {
 	if first.Obligations[0].Type == second.Obligations[0].Type {
 		t.Error("random numbers are equal")
 	}
-	s = compile(t, module(`decision if http.send({"url": "http://127.0.0.1:1/", "method": "GET"}).status_code == 200`), config)
+	asked := false
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	s = compile(t, module(fmt.Sprintf(`decision if http.send({"url": %q, "method": "GET"}).status_code == 200`, server.URL)), config)
 	_, _, err := s.Decide(t.Context(), input())
-	if err == nil || !strings.Contains(err.Error(), "disallowed host") {
+	server.Close()
+	if err == nil || asked {
 		t.Errorf("a host that nobody allowed was asked: %v", err)
 	}
 }

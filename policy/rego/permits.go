@@ -1,6 +1,7 @@
 package rego
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -99,23 +100,57 @@ func compileTables(source tableValues) (*rbac, error) {
 	return compileRBAC(tables)
 }
 
+// tablesAnswer is what lib.RBAC said last in one evaluation, and where it is. If that
+// is the whole decision, as it is for data without Rego, it is its own explanation.
+type tablesAnswer struct {
+	value ast.Value
+	at    *ast.Location
+}
+
+// tablesAnswerKey finds the *tablesAnswer in the context of an evaluation.
+type tablesAnswerKey struct{}
+
+// is reports whether the result is the answer itself, not one that is like it.
+func (a *tablesAnswer) is(result ast.Value) bool { return a.at != nil && a.value == result }
+
+func (a *tablesAnswer) note(value ast.Value, at *ast.Location) {
+	if a != nil && at != nil && at.File == rbacFile {
+		a.value, a.at = value, at
+	}
+}
+
+// rbacFile is the file of lib.RBAC, the only rule in it that asks the tables.
+const rbacFile = libraryPrefix + "rbac.rego"
+
 // call implements topdown.BuiltinFunc.
-func (p *permits) call(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+func (p *permits) call(b topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+	a, err := p.ask(operands)
+	if err != nil {
+		return &topdown.Error{Code: topdown.BuiltinErr, Message: permitsDecl.Name + ": " + err.Error(), Location: b.Location}
+	}
+	term := a.term()
+	if b.Context != nil {
+		said, _ := b.Context.Value(tablesAnswerKey{}).(*tablesAnswer)
+		said.note(term.Value, b.Location)
+	}
+	return iter(term)
+}
+
+func (p *permits) ask(operands []*ast.Term) (answer, error) {
 	tables, ok := operands[0].Value.(ast.Object)
 	asked, ok2 := operands[1].Value.(ast.Object)
 	if !ok || !ok2 {
-		return fmt.Errorf("postern.permits: both arguments are objects")
+		return answer{}, errors.New("both arguments are objects")
 	}
 	t, err := p.compiled(tables)
 	if err != nil {
-		return err
+		return answer{}, err
 	}
 	q, err := questionOf(asked)
 	if err != nil {
-		return err
+		return answer{}, err
 	}
-	a := t.ask(q)
-	return iter(a.term())
+	return t.ask(q), nil
 }
 
 func questionOf(asked ast.Object) (*question, error) {
@@ -140,7 +175,7 @@ func (r *questionReader) text(name string) string {
 	case ast.String:
 		return string(v)
 	}
-	r.err = fmt.Errorf("postern.permits: %s is a string", name)
+	r.err = fmt.Errorf("%s is a string", name)
 	return ""
 }
 
@@ -149,7 +184,7 @@ func (r *questionReader) list(name string) []string {
 	add := func(t *ast.Term) {
 		s, ok := t.Value.(ast.String)
 		if !ok {
-			r.err = fmt.Errorf("postern.permits: %s holds strings", name)
+			r.err = fmt.Errorf("%s holds strings", name)
 		}
 		all = append(all, string(s))
 	}
@@ -161,7 +196,7 @@ func (r *questionReader) list(name string) []string {
 	case ast.Set:
 		v.Foreach(add)
 	default:
-		r.err = fmt.Errorf("postern.permits: %s is a list", name)
+		r.err = fmt.Errorf("%s is a list", name)
 	}
 	return all
 }

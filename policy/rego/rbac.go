@@ -1,8 +1,8 @@
 package rego
 
 import (
-	"cmp"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -18,7 +18,7 @@ type rbac struct {
 	implied map[string]map[string]bool
 	routes  []rbacRoute
 	byPath  *pathIndex
-	byFold  *pathIndex // the same routes, as a forgiving server reads their paths
+	byFold  *pathIndex // the same routes with their paths in lower case
 	denied  []rbacDeny
 	denyAt  *pathIndex
 	never   permissionSet
@@ -38,16 +38,40 @@ type grantPath struct {
 	path    policy.PathPattern
 }
 
+// rbacRoute is one path of one route.
 type rbacRoute struct {
-	methods     []string
+	path        string // in lower case
+	methods     methods
 	permissions []string
 	scopes      []string
-	public      bool
 }
 
 type rbacDeny struct {
-	methods []string // upper case
+	methods methods
 	text    string
+}
+
+// methods are those of one entry of the tables; none means all.
+type methods struct {
+	listed []string
+	upper  []string
+	// head says that GET stands for HEAD as well, a GET without the content (RFC
+	// 9110 section 9.3.2). Not so where another route of the path lists HEAD.
+	head bool
+}
+
+func newMethods(listed []string) methods {
+	m := methods{listed: listed, upper: make([]string, len(listed))}
+	for i := range listed {
+		m.upper[i] = strings.ToUpper(listed[i])
+	}
+	m.head = slices.Contains(m.upper, http.MethodGet)
+	return m
+}
+
+// covers reads the method, given in upper case, as a forgiving server would.
+func (m *methods) covers(method string) bool {
+	return hasMethod(m.upper, method) || m.head && method == http.MethodHead
 }
 
 // permissionSet holds permissions by name, and prefixes of those written with a
@@ -108,11 +132,12 @@ type answer struct {
 // requires must be there, all of it; if nothing says what is required, only a
 // role's grant of the path itself allows. No table means no.
 func (t *rbac) ask(q *question) (a answer) {
-	if a.denied = t.deniedPath(q); a.denied != "" {
+	readings := q.readings()
+	if a.denied = t.deniedPath(q, readings); a.denied != "" {
 		return a
 	}
 	held := t.rolesOf(q.roles)
-	permissions, scopes, public := t.required(q)
+	permissions, scopes, enough := t.required(q, readings)
 	for _, p := range permissions {
 		if !t.permits(q, held, p) {
 			a.missingPermissions = append(a.missingPermissions, p)
@@ -123,36 +148,76 @@ func (t *rbac) ask(q *question) (a answer) {
 			a.missingScopes = append(a.missingScopes, s)
 		}
 	}
-	switch {
-	case len(a.missingPermissions)+len(a.missingScopes) > 0:
-	case len(permissions)+len(scopes) > 0 || public:
-		a.allow = true
-	default:
-		a.allow = t.grantsPath(q, held)
+	if len(a.missingPermissions)+len(a.missingScopes) == 0 {
+		a.allow = enough || t.grantsPath(q, held)
 	}
 	return a
 }
 
-// required is what the tables and the route together demand.
-func (t *rbac) required(q *question) (permissions, scopes []string, public bool) {
+// required is what the tables and the route together demand, and whether having it
+// is enough: it is not where nothing but another reading of the request demands
+// something. So /ADMIN must meet the demands of /admin, whatever else allows it,
+// and is not allowed because /admin would be.
+func (t *rbac) required(q *question, readings readings) (permissions, scopes []string, enough bool) {
 	permissions, scopes = oneOrNone(q.permission), q.requiredScopes
 	if q.action != "" {
-		return addMissing(permissions, oneOrNone(q.action)), scopes, false
+		return addMissing(permissions, oneOrNone(q.action)), scopes, true
 	}
-	applies := func(i int) bool { return hasMethod(t.routes[i].methods, q.method) }
-	i := t.byPath.first(q.path, applies)
-	if i < 0 {
-		return permissions, scopes, false
+	exact := t.routeOf(q)
+	enough = exact >= 0 || len(permissions)+len(scopes) > 0
+	demand := func(i int) {
+		if i >= 0 {
+			permissions = addMissing(permissions, t.routes[i].permissions)
+			scopes = addMissing(scopes, t.routes[i].scopes)
+		}
 	}
-	r := &t.routes[i]
-	permissions, scopes, public = addMissing(permissions, r.permissions), addMissing(scopes, r.scopes), r.public
-	// A forgiving server may take /ADMIN for /admin: what the route of that reading
-	// demands is demanded as well. A fold adds demands and never takes one away.
-	if j := t.byFold.first(cmp.Or(q.folded, strings.ToLower(q.path)), applies); j >= 0 && j != i {
-		f := &t.routes[j]
-		permissions, scopes, public = addMissing(permissions, f.permissions), addMissing(scopes, f.scopes), public && f.public
+	demand(exact)
+	method := strings.ToUpper(q.method)
+	for _, path := range readings {
+		demand(t.byFold.first(path, func(i int) bool { return hasMethod(t.routes[i].methods.upper, method) }))
+		if method == http.MethodHead {
+			demand(t.byFold.first(path, func(i int) bool { return t.routes[i].methods.covers(method) }))
+		}
 	}
-	return permissions, scopes, public
+	return permissions, scopes, enough
+}
+
+// routeOf returns the first route that matches, -1 if none does. A HEAD that has
+// none of its own has that of GET.
+func (t *rbac) routeOf(q *question) int {
+	i := t.byPath.first(q.path, func(i int) bool { return hasMethod(t.routes[i].methods.listed, q.method) })
+	if i < 0 && q.method == http.MethodHead {
+		i = t.byPath.first(q.path, func(i int) bool {
+			m := &t.routes[i].methods
+			return m.head && hasMethod(m.listed, http.MethodGet)
+		})
+	}
+	return i
+}
+
+// readings are the paths that forgiving servers may take one path for; "" is none.
+type readings [4]string
+
+// readings are the path in any letter case and as Postern folds it, each with and
+// without a slash at the end. The two are different ones: of /ADMIN/a%2Fb, only the
+// first is one segment below /admin.
+func (q *question) readings() (all readings) {
+	if q.path == "" {
+		return all
+	}
+	lower := strings.ToLower(q.path)
+	all[0], all[1] = lower, otherSlash(lower)
+	if q.folded != "" && q.folded != lower {
+		all[2], all[3] = q.folded, otherSlash(q.folded)
+	}
+	return all
+}
+
+func otherSlash(path string) string {
+	if trimmed, ok := strings.CutSuffix(path, "/"); ok {
+		return trimmed
+	}
+	return path + "/"
 }
 
 func oneOrNone(s string) []string {
@@ -231,19 +296,13 @@ func (t *rbac) grantsPath(q *question, held []int) bool {
 	return false
 }
 
-// deniedPath looks for a deny of the path, in any letter case and with or without
-// a slash at the end: reading too much costs a deny nothing.
-func (t *rbac) deniedPath(q *question) string {
-	if len(t.denied) == 0 || q.path == "" {
-		return ""
-	}
+// deniedPath looks for a deny of any reading of the request: reading too much costs
+// a deny nothing.
+func (t *rbac) deniedPath(q *question, readings readings) string {
 	method := strings.ToUpper(q.method)
-	applies := func(i int) bool { return hasMethod(t.denied[i].methods, method) }
-	for _, path := range [...]string{q.folded, strings.ToLower(q.path)} {
-		for _, p := range [...]string{path, strings.TrimSuffix(path, "/")} {
-			if i := t.denyAt.first(p, applies); i >= 0 {
-				return t.denied[i].text
-			}
+	for _, path := range readings {
+		if i := t.denyAt.first(path, func(i int) bool { return t.denied[i].methods.covers(method) }); i >= 0 {
+			return t.denied[i].text
 		}
 	}
 	return ""

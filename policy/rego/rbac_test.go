@@ -1,7 +1,9 @@
 package rego_test
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -270,39 +272,187 @@ func TestPathIndex(t *testing.T) {
 }
 
 // What protects /admin protects /ADMIN: a path that a forgiving server reads as
-// another must satisfy the demands of both. A fold never makes an allow.
+// another must satisfy the demands of both, whatever else would allow it. A fold
+// never makes an allow.
 func TestDemandsOfTheFoldedPath(t *testing.T) {
 	t.Parallel()
 	s := compile(t, fstest.MapFS{"t.yaml": {Data: []byte(`
+roles:
+  auditor: [ { path: /ADMIN/*, methods: [GET] }, { path: /billing/, methods: [GET] } ]
 routes:
   - { path: /admin/**, scopes: [admin] }
   - { path: /Reports/**, scopes: [reports] }
   - { path: /open, public: true }
+  - { path: /billing, scopes: [billing] }
+  - { path: /invoices/, scopes: [billing] }
+  - { path: /vault/*, scopes: [vault] }
+  - { path: /both, scopes: [a] }
+  - { path: /both/, scopes: [b] }
+  - { path: /files/*, methods: [GET], scopes: [files] }
+  - { path: /**, methods: [TRACE, get], public: true }
   - { path: /things/**, public: true }
+  - { path: /VAULT/*, public: true }
+  - { path: /billing/, public: true }
+  - { path: /invoices, public: true }
 `)}}, rego.Config{})
 	for _, c := range []struct {
-		path, folded string
-		scopes       []string
-		allow        bool
+		path, folded, scopes string
+		configured           string // scope that Postern's own route demands
+		role                 string
+		allow                bool
 	}{
-		{"/admin/x", "/admin/x", []string{"admin"}, true},
-		{"/ADMIN/x", "/admin/x", nil, false},
-		{"/ADMIN/x", "/admin/x", []string{"admin"}, false}, // no route for the path itself
-		{"/things/ADMIN", "/things/admin", nil, true},
-		{"/things/../x", "/admin/x", nil, false},
-		{"/things/../x", "/admin/x", []string{"admin"}, true},
-		{"/Reports/1", "/reports/1", []string{"reports"}, true},
-		{"/reports/1", "/reports/1", []string{"reports"}, false},
-		{"/OPEN", "/open", nil, false},
+		{path: "/admin/x", scopes: "admin", allow: true},
+		{path: "/ADMIN/x"},
+		{path: "/ADMIN/x", scopes: "admin"}, // no route for the path itself
+		{path: "/things/ADMIN", allow: true},
+		{path: "/things/../x", folded: "/admin/x"},
+		{path: "/things/../x", folded: "/admin/x", scopes: "admin", allow: true},
+		{path: "/Reports/1", scopes: "reports", allow: true},
+		{path: "/reports/1", scopes: "reports"},
+		{path: "/OPEN"},
+		// What else allows does not take the demands away.
+		{path: "/ADMIN/x", scopes: "read", configured: "read"},
+		{path: "/ADMIN/x", scopes: "read admin", configured: "read", allow: true},
+		{path: "/ADMIN/x", role: "auditor"},
+		{path: "/ADMIN/x", role: "auditor", scopes: "admin", allow: true},
+		// A folded slash makes two segments of one for some servers, not for all.
+		{path: "/VAULT/a%2Fb", folded: "/vault/a/b"},
+		{path: "/VAULT/a%2Fb", folded: "/vault/a/b", scopes: "vault", allow: true},
+		// A slash at the end, there and missing.
+		{path: "/billing/"},
+		{path: "/billing/", role: "auditor"},
+		{path: "/billing/", scopes: "billing", allow: true},
+		{path: "/Billing/", scopes: "read", configured: "read"},
+		{path: "/billing", scopes: "billing", allow: true},
+		{path: "/invoices"},
+		{path: "/INVOICES", scopes: "read", configured: "read"},
+		{path: "/invoices", scopes: "billing", allow: true},
+		{path: "/both", scopes: "a"},
+		{path: "/both/", scopes: "b"},
+		{path: "/both", scopes: "a b", allow: true},
+		{path: "/both/", scopes: "a b", allow: true},
 	} {
 		v := decide(t, s, input(func(in *policy.Input) {
-			in.Principal.Scopes, in.Principal.Roles = c.scopes, nil
-			in.Request.Path, in.Request.Folded = c.path, c.folded
+			in.Principal.Scopes, in.Principal.Roles = strings.Fields(c.scopes), strings.Fields(c.role)
+			in.Route.Scopes = strings.Fields(c.configured)
+			in.Request.Path, in.Request.Folded = c.path, cmp.Or(c.folded, strings.ToLower(c.path))
 		}))
 		if v.Allow != c.allow {
-			t.Errorf("%s (%s) with %v: allow %v", c.path, c.folded, c.scopes, v.Allow)
+			t.Errorf("%+v: allow %v", c, v.Allow)
 		}
 	}
+}
+
+// HEAD asks for what GET asks for, and a method in other letters may be taken for
+// the one it looks like.
+func TestDemandsOfOtherMethods(t *testing.T) {
+	t.Parallel()
+	s := compile(t, fstest.MapFS{"t.yaml": {Data: []byte(`
+routes:
+  - { path: /reports/*, methods: [GET, POST], scopes: [reports] }
+  - { path: /status, methods: [GET], scopes: [status] }
+  - { path: /status, methods: [HEAD], public: true }
+  - { path: /probe, methods: [HEAD], public: true }
+  - { path: /probe, methods: [GET], scopes: [probe] }
+  - { path: /pages/*, methods: [GET], public: true }
+  - { path: /only, methods: [GET], scopes: [only] }
+  - { path: /files/*, methods: [GET], scopes: [files] }
+  - { path: /files/7, methods: [HEAD], scopes: [seven] }
+  - { path: /reports/**, methods: [GET, HEAD, OPTIONS, get, post], public: true }
+deny:
+  - { path: /secret/**, methods: [get] }
+`)}}, rego.Config{})
+	for _, c := range []struct {
+		method, path, scopes string
+		allow                bool
+	}{
+		{"HEAD", "/reports/7", "", false},
+		{"HEAD", "/REPORTS/7", "", false},
+		{"HEAD", "/reports/7", "reports", true},
+		{"OPTIONS", "/reports/7", "", true},
+		{"get", "/reports/7", "", false},
+		{"post", "/reports/7", "", false},
+		{"post", "/reports/7", "reports", true},
+		{"GET", "/status", "", false},
+		{"HEAD", "/status", "", true},
+		{"HEAD", "/probe", "", true},
+		{"HEAD", "/pages/7", "", true},
+		{"HEAD", "/only", "", false},
+		{"HEAD", "/only", "only", true},
+		{"head", "/only", "only", false},
+		{"get", "/only", "only", false}, // only demands are read in other letters
+		{"HEAD", "/files/7", "seven", false},
+		{"HEAD", "/files/7", "files", false},
+		{"HEAD", "/files/7", "files seven", true},
+	} {
+		v := decide(t, s, input(func(in *policy.Input) {
+			in.Principal.Scopes, in.Principal.Roles = strings.Fields(c.scopes), nil
+			in.Request.Method, in.Request.Path = c.method, c.path
+		}))
+		if v.Allow != c.allow {
+			t.Errorf("%+v: allow %v", c, v.Allow)
+		}
+	}
+	for method, denied := range map[string]bool{"GET": true, "HEAD": true, "head": true, "PUT": false} {
+		v := decide(t, s, input(func(in *policy.Input) {
+			in.Request.Method, in.Request.Path = method, "/Secret/"
+			in.Principal.Scopes, in.Route.Scopes = []string{"read"}, []string{"read"}
+		}))
+		if v.Allow == denied {
+			t.Errorf("%s /Secret/: allow %v", method, v.Allow)
+		}
+	}
+}
+
+// For any tables: no other spelling of a request is allowed where the plain one is
+// not, and no HEAD where GET is not, unless a route is for HEAD.
+func TestSpellingNeverHelps(t *testing.T) {
+	t.Parallel()
+	_, call := rego.PermitsBuiltin()
+	patterns := []string{"/a", "/a/", "/a/b", "/a/b/", "/**", "/a/*", "/a/**"}
+	methods := []string{"GET", "HEAD", "PUT"}
+	rapid.Check(t, func(t *rapid.T) {
+		var routes []any
+		ownHead := false
+		for i := range rapid.IntRange(1, 4).Draw(t, "routes") {
+			listed := rapid.SliceOfNDistinct(rapid.SampledFrom(methods), 0, 2, rapid.ID[string]).Draw(t, "listed")
+			ownHead = ownHead || slices.Contains(listed, "HEAD")
+			route := map[string]any{"path": rapid.SampledFrom(patterns).Draw(t, "pattern"), "methods": anys(listed)}
+			if rapid.Bool().Draw(t, "public") {
+				route["public"] = true
+			} else {
+				route["scopes"] = []any{fmt.Sprint("s", i)}
+			}
+			routes = append(routes, route)
+		}
+		scopes := rapid.SliceOfDistinct(rapid.SampledFrom([]string{"s0", "s1", "s2", "s3"}), rapid.ID[string]).Draw(t, "held")
+		allows := func(method, path string) bool {
+			out, err := call([]*ast.Term{
+				ast.NewTerm(ast.MustInterfaceToValue(map[string]any{"routes": routes})),
+				ast.NewTerm(ast.MustInterfaceToValue(map[string]any{
+					"method": method, "path": path, "folded": strings.ToLower(path),
+					"scopes": anys(append(scopes, "own")), "required_scopes": []any{"own"},
+				})),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out.Value.(ast.Object).Get(ast.StringTerm("allow")).Equal(ast.BooleanTerm(true))
+		}
+		for _, path := range []string{"/a", "/a/b"} {
+			for _, method := range methods {
+				plain := allows(method, path)
+				for _, other := range [][2]string{{method, strings.ToUpper(path)}, {method, path + "/"}, {strings.ToLower(method), path}} {
+					if allows(other[0], other[1]) && !plain {
+						t.Fatalf("%s is allowed, %s %s is not", other, method, path)
+					}
+				}
+			}
+			if allows("HEAD", path) && !allows("GET", path) && !ownHead {
+				t.Fatalf("HEAD %s is allowed, GET is not", path)
+			}
+		}
+	})
 }
 
 // Mistakes in the tables are found at load, all of them, by their place.

@@ -2,6 +2,7 @@ package rego
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -142,11 +143,13 @@ func (r *tableReader) inherited(role int32) []int32 {
 }
 
 func (r *tableReader) routes(v any) {
+	ownHead := map[string]bool{}
 	for i, e := range r.list("routes", v) {
 		at := fmt.Sprintf("routes[%d]", i)
 		object := r.record(at, e, "name", "methods", "path", "paths", "permission", "permissions", "scopes", "public")
+		methods := newMethods(r.strings(at+".methods", object["methods"]))
 		route := rbacRoute{
-			methods:     r.strings(at+".methods", object["methods"]),
+			methods:     methods,
 			permissions: r.strings(at+".permissions", object["permissions"]),
 			scopes:      r.strings(at+".scopes", object["scopes"]),
 		}
@@ -156,20 +159,25 @@ func (r *tableReader) routes(v any) {
 		for _, p := range route.permissions {
 			r.permission(at, p)
 		}
-		var ok bool
-		if route.public, ok = object["public"].(bool); !ok && object["public"] != nil {
+		public, ok := object["public"].(bool)
+		if !ok && object["public"] != nil {
 			r.problem(at+".public", "is true or false")
 		}
-		if required := len(route.permissions) + len(route.scopes); route.public == (required > 0) {
+		if required := len(route.permissions) + len(route.scopes); public == (required > 0) {
 			r.problem(at, "needs a permission or scopes, or public: true, and not both")
 		}
 		for _, p := range r.paths(at, object) {
-			r.out.byPath.add(p, i)
-			if folded, err := policy.ParsePathPattern(strings.ToLower(p.String())); err == nil {
-				r.out.byFold.add(folded, i)
-			}
+			folded := r.folded(at, p)
+			route.path = folded.String()
+			ownHead[route.path] = ownHead[route.path] || slices.Contains(methods.upper, http.MethodHead)
+			r.out.byPath.add(p, len(r.out.routes))
+			r.out.byFold.add(folded, len(r.out.routes))
+			r.out.routes = append(r.out.routes, route)
 		}
-		r.out.routes = append(r.out.routes, route)
+	}
+	for i := range r.out.routes {
+		route := &r.out.routes[i]
+		route.methods.head = route.methods.head && !ownHead[route.path]
 	}
 }
 
@@ -183,20 +191,22 @@ func (r *tableReader) deny(v any) {
 			continue
 		}
 		object := r.record(at, e, "methods", "path", "paths", "description")
-		methods := r.strings(at+".methods", object["methods"])
-		for i := range methods {
-			methods[i] = strings.ToUpper(methods[i])
-		}
+		methods := newMethods(r.strings(at+".methods", object["methods"]))
 		for _, p := range r.paths(at, object) {
-			folded, err := policy.ParsePathPattern(strings.ToLower(p.String()))
-			if err != nil {
-				r.problem(at, "%v", err)
-				continue
-			}
-			r.out.denyAt.add(folded, len(r.out.denied))
+			r.out.denyAt.add(r.folded(at, p), len(r.out.denied))
 			r.out.denied = append(r.out.denied, rbacDeny{methods, p.String()})
 		}
 	}
+}
+
+// folded returns the pattern in lower case.
+func (r *tableReader) folded(at string, p policy.PathPattern) policy.PathPattern {
+	folded, err := policy.ParsePathPattern(strings.ToLower(p.String()))
+	if err != nil {
+		r.problem(at, "%v", err)
+		return p
+	}
+	return folded
 }
 
 // scopes reads which scopes each scope implies, and what these imply in turn.

@@ -34,6 +34,7 @@ package rego
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"time"
 )
@@ -65,11 +66,14 @@ type Config struct {
 	// `default allow := true`.
 	Strict bool `yaml:"strict"`
 
-	// Timeout bounds one evaluation; the default is 50ms. A request whose
-	// decision takes longer is denied with policy_timeout.
+	// Timeout bounds one evaluation and the wait for it; the default is 50ms, less
+	// if the caller's own deadline is near. A request whose decision takes longer
+	// is denied with policy_timeout.
 	Timeout time.Duration `yaml:"timeout"`
-	// MaxEvaluations bounds how many evaluations run at once; others wait within
-	// Timeout. The default is 4 for each processor, at least 16.
+	// MaxEvaluations bounds how many evaluations run at once; others wait for up to
+	// half of their time and are denied with overloaded then. The default is 1 for
+	// each processor. Danger: evaluations beyond that do not end any sooner, and
+	// they keep the processors from those that have an answer to send.
 	MaxEvaluations int `yaml:"max_evaluations"`
 	// MaxValue is the longest string, in bytes, that is handed to a policy; the
 	// default is 64 KiB. A request that holds a longer one where the policy looks
@@ -105,8 +109,8 @@ type CacheConfig struct {
 	// Size is how many decisions are kept; the default is 65536. A negative size
 	// turns the cache off.
 	Size int `yaml:"size"`
-	// MaxBytes bounds the memory of all keys together; the default is 64 MiB.
-	// Keys longer than 16 KiB are not cached.
+	// MaxBytes bounds about the memory of all keys and decisions together; the
+	// default is 64 MiB. Keys longer than 16 KiB are not cached.
 	MaxBytes int64 `yaml:"max_bytes"`
 	// MaxTTL is how long a decision may be reused, less if the credential expires
 	// sooner; the default is 10s.
@@ -126,7 +130,7 @@ type Limits struct {
 func (c Config) withDefaults() Config {
 	setDefault(&c.Entrypoint, DefaultEntrypoint)
 	setDefault(&c.Timeout, 50*time.Millisecond)
-	setDefault(&c.MaxEvaluations, defaultEvaluations())
+	setDefault(&c.MaxEvaluations, runtime.GOMAXPROCS(0))
 	setDefault(&c.MaxValue, 64<<10)
 	setDefault(&c.Cache.Size, 1<<16)
 	setDefault(&c.Cache.MaxBytes, 64<<20)
@@ -151,23 +155,30 @@ var (
 	ErrNoPolicy = errors.New("no policy")
 	// ErrTimeout says that the policy did not answer within its time.
 	ErrTimeout = errors.New("the policy did not answer in time")
-	// ErrOverloaded says that the evaluation could not start within its time.
+	// ErrOverloaded says that the evaluation could not start within half of its time.
 	ErrOverloaded = errors.New("too many policy evaluations at once")
 )
 
 // Fault is an evaluation that failed: an error of a built-in function, a broken
-// policy or a panic. Its text is for logs only.
+// policy or a panic. It says what failed and where, for logs only. It does not keep
+// the cause, whose text may quote the request: to_number("hunter2").
 type Fault struct {
 	// Revision is the policy that failed.
 	Revision string
-	cause    error
+	// What failed: OPA's error code and the built-in function, or a Go type.
+	What string
+	// File and Line are where in the policy; empty and 0 if unknown.
+	File string
+	Line int
 }
 
-// Error says what failed.
-func (f *Fault) Error() string { return fmt.Sprintf("policy %s failed: %v", f.Revision, f.cause) }
-
-// Unwrap returns the cause.
-func (f *Fault) Unwrap() error { return f.cause }
+// Error says what failed and where.
+func (f *Fault) Error() string {
+	if f.File == "" {
+		return fmt.Sprintf("policy %s failed: %s", f.Revision, f.What)
+	}
+	return fmt.Sprintf("policy %s failed: %s:%d: %s", f.Revision, f.File, f.Line, f.What)
+}
 
 // Problem is one thing that is wrong with a policy.
 type Problem struct {

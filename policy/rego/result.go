@@ -1,6 +1,7 @@
 package rego
 
 import (
+	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
@@ -41,10 +42,15 @@ func (s *Snapshot) read(result ast.Value) *policy.Verdict {
 	return v
 }
 
-// Bounds of a result. A policy that exceeds them is defective.
+// Bounds of a result, in bytes but for the list. A policy that exceeds them is
+// defective.
 const (
-	maxResultList = 256
-	maxResultText = 16 << 10
+	maxResultList    = 256
+	maxResultText    = 8 << 10
+	maxResultMessage = 1 << 10
+	maxResultBody    = 64 << 10
+	// maxResult bounds about the memory of all that is kept of a result.
+	maxResult = 256 << 10
 )
 
 // memberNames are the names that Postern looks up in objects of a policy, as terms
@@ -81,6 +87,8 @@ func member(object ast.Object, name string) ast.Value {
 type output struct {
 	object ast.Object
 	bad    bool
+	// size is about the memory of all that was kept.
+	size int
 }
 
 func (o *output) get(key string) ast.Value { return member(o.object, key) }
@@ -88,7 +96,7 @@ func (o *output) get(key string) ast.Value { return member(o.object, key) }
 func (o *output) fill(v *policy.Verdict, envoy bool) {
 	v.Allow = o.allows(envoy)
 	v.Reason = policy.ReasonPolicyDenied
-	v.Message = o.text("message")
+	v.Message = o.text("message", maxResultMessage)
 	v.RemoveHeaders = o.names("request_headers_to_remove")
 	v.SetQuery = o.query()
 	v.RemoveQuery = o.texts("query_parameters_to_remove")
@@ -96,7 +104,7 @@ func (o *output) fill(v *policy.Verdict, envoy bool) {
 	v.Obligations = o.obligations()
 	v.MissingScopes = o.scopes()
 	v.MissingPermissions = o.texts("missing_permissions")
-	status, body, reason := o.status(), o.body(), o.text("reason")
+	status, body, reason := o.status(), o.string(o.get("body"), maxResultBody), o.text("reason", maxResultText)
 	// As for the plugin, `headers` are for the upstream on an allow and for the
 	// caller on a deny.
 	main, response := o.headers("headers"), o.headers("response_headers_to_add")
@@ -197,26 +205,39 @@ func (o *output) status() int {
 }
 
 // text reads a string of one line.
-func (o *output) text(key string) string {
-	s := o.string(o.get(key))
+func (o *output) text(key string, limit int) string {
+	s := o.string(o.get(key), limit)
 	o.bad = o.bad || !isFieldValue(s)
 	return s
 }
 
-func (o *output) body() string { return o.string(o.get("body")) }
-
 // string reads a string; absent and null are empty.
-func (o *output) string(v ast.Value) string {
+func (o *output) string(v ast.Value, limit int) string {
 	switch v := v.(type) {
 	case nil, ast.Null:
 		return ""
 	case ast.String:
-		if len(v) <= maxResultText {
-			return string(v)
+		if len(v) <= limit {
+			return o.keep(string(v))
 		}
 	}
 	o.bad = true
 	return ""
+}
+
+// keep copies a text. It may be a piece of the request, all of which would stay in
+// memory for as long as a cached verdict points into it.
+func (o *output) keep(s string) string {
+	if !o.grow(len(s)) {
+		return ""
+	}
+	return strings.Clone(s)
+}
+
+func (o *output) grow(n int) bool {
+	o.size += n
+	o.bad = o.bad || o.size > maxResult
+	return !o.bad
 }
 
 // each calls f with the elements of an array or set. Null is an empty one.
@@ -247,7 +268,7 @@ func (o *output) members(object ast.Object, f func(name string, v ast.Value)) {
 		return
 	}
 	for _, key := range keys {
-		f(o.string(key.Value), object.Get(key).Value)
+		f(o.string(key.Value, maxResultText), object.Get(key).Value)
 	}
 }
 
@@ -257,7 +278,7 @@ func (o *output) texts(key string) (all []string) {
 		return nil
 	}
 	o.each(list, func(v ast.Value) {
-		s := o.string(v)
+		s := o.string(v, maxResultText)
 		o.bad = o.bad || s == "" || !isFieldValue(s)
 		all = append(all, s)
 	})
@@ -315,18 +336,19 @@ func (o *output) headers(key string) (all []policy.Header) {
 
 func (o *output) values(v ast.Value, f func(string)) {
 	one := func(v ast.Value) {
-		s, ok := v.(ast.String)
-		o.bad = o.bad || !ok || len(s) > maxResultText || !isFieldValue(string(s))
-		f(string(s))
+		_, ok := v.(ast.String)
+		s := o.string(v, maxResultText)
+		o.bad = o.bad || !ok || !isFieldValue(s)
+		f(s)
 	}
-	if _, ok := v.(ast.String); ok {
+	switch v.(type) {
+	case ast.String:
 		one(v)
-		return
-	}
-	if _, isNull := v.(ast.Null); isNull {
+	case ast.Null:
 		o.bad = true
+	default:
+		o.each(v, one)
 	}
-	o.each(v, one)
 }
 
 func (o *output) query() []policy.Header {
@@ -355,13 +377,37 @@ func (o *output) json(v ast.Value) map[string]any {
 		return nil
 	case ast.Object:
 		if j, err := ast.JSON(v); err == nil {
-			if object, ok := j.(map[string]any); ok {
+			if object, ok := o.keepTree(j).(map[string]any); ok {
 				return object
 			}
 		}
 	}
 	o.bad = true
 	return nil
+}
+
+// keepTree copies the texts of a JSON value.
+func (o *output) keepTree(j any) any {
+	if !o.grow(valueCost) {
+		return nil
+	}
+	switch j := j.(type) {
+	case string:
+		return o.keep(j)
+	case json.Number:
+		return json.Number(o.keep(string(j)))
+	case []any:
+		for i := range j {
+			j[i] = o.keepTree(j[i])
+		}
+	case map[string]any:
+		kept := make(map[string]any, len(j))
+		for name, v := range j {
+			kept[o.keep(name)] = o.keepTree(v)
+		}
+		return kept
+	}
+	return j
 }
 
 // obligations reads a list of {type, parameters}; a bare string is a type.
@@ -374,11 +420,11 @@ func (o *output) obligations() (all []policy.Obligation) {
 		var ob policy.Obligation
 		switch v := v.(type) {
 		case ast.String:
-			ob.Type = string(v)
+			ob.Type = o.string(v, maxResultText)
 		case ast.Object:
-			inner := output{object: v}
-			ob.Type, ob.Parameters = inner.text("type"), inner.json(inner.get("parameters"))
-			o.bad = o.bad || inner.bad
+			inner := output{object: v, size: o.size}
+			ob.Type, ob.Parameters = inner.text("type", maxResultText), inner.json(inner.get("parameters"))
+			o.bad, o.size = o.bad || inner.bad, inner.size
 		}
 		o.bad = o.bad || ob.Type == "" || !isFieldValue(ob.Type)
 		all = append(all, ob)

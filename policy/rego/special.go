@@ -198,8 +198,15 @@ func (b *rawBody) term(r *reader) *ast.Term {
 	return r.textTerm(string(b.Body))
 }
 
-// body is the body as its content type says: JSON, a form or a form of parts;
-// null for everything else, for none, and for a part of one.
+// body is the body as its content type says: JSON, a form or a form of parts.
+//
+// It is null where there is nothing to read: no body, a part of one
+// (truncated_body is true then), and a body of another type or of none. So null
+// does not mean that there is no body, which only the absence of
+// attributes.request.http.body does: a rule that denies by what a body holds must
+// also ask that parsed_body is an object. What claims to be of a type that is read
+// and cannot be read, or has a content type that cannot be, is refused as
+// request_invalid.
 type body policy.Attributes
 
 // maxBody bounds the body that is parsed for a policy.
@@ -227,30 +234,60 @@ func (b *body) term(r *reader) *ast.Term {
 	case n > 1:
 		r.fail(errUnreadable)
 	case len(b.Body) == 0 || isTruncated((*policy.Attributes)(b)):
-	case strings.Contains(kind, "application/json"):
+	default:
+		return b.parsed(r, kind)
+	}
+	return ast.NullTerm()
+}
+
+func (b *body) parsed(r *reader, kind string) *ast.Term {
+	mediaType, params, err := parseMediaType(kind)
+	switch {
+	case err != nil:
+		r.fail(errUnreadable)
+	case isJSON(mediaType):
 		v, err := decodeJSON(b.Body, maxDocumentDepth)
 		if err != nil {
 			r.fail(errUnreadable)
 		}
 		return r.treeTerm(v, maxDocumentDepth+1)
-	case strings.Contains(kind, "application/x-www-form-urlencoded"):
+	case mediaType == "application/x-www-form-urlencoded":
 		return formTerm(r, string(b.Body))
-	case strings.Contains(kind, "multipart/form-data"):
-		return b.parts(r, kind)
+	case mediaType == "multipart/form-data":
+		return b.parts(r, params["boundary"])
 	}
 	return ast.NullTerm()
 }
 
+// parseMediaType reads a content type; "" is none. Broken parameters are ignored as
+// servers do, which leaves the type clear.
+func parseMediaType(kind string) (mediaType string, params map[string]string, err error) {
+	if kind == "" {
+		return "", nil, nil
+	}
+	mediaType, params, err = mime.ParseMediaType(kind)
+	if errors.Is(err, mime.ErrInvalidMediaParameter) {
+		err = nil
+	}
+	return mediaType, params, err
+}
+
+// isJSON accepts what servers read as JSON: application/json, its relatives such as
+// application/json-seq, types that end in "+json" (RFC 6839 section 3.1), and
+// text/json. A relative that is not one JSON text is unreadable, not null.
+func isJSON(mediaType string) bool {
+	return strings.HasPrefix(mediaType, "application/json") || strings.HasSuffix(mediaType, "+json") || mediaType == "text/json"
+}
+
 // parts reads multipart/form-data (RFC 7578) as an object of lists; parts that
 // are JSON are read as such.
-func (b *body) parts(r *reader, kind string) *ast.Term {
-	_, params, err := mime.ParseMediaType(kind)
-	if err != nil || params["boundary"] == "" {
+func (b *body) parts(r *reader, boundary string) *ast.Term {
+	if boundary == "" {
 		r.fail(errUnreadable)
 		return ast.NullTerm()
 	}
 	form := map[string]any{}
-	for parts := multipart.NewReader(bytes.NewReader(b.Body), params["boundary"]); ; {
+	for parts := multipart.NewReader(bytes.NewReader(b.Body), boundary); ; {
 		part, err := parts.NextPart()
 		if errors.Is(err, io.EOF) {
 			return r.treeTerm(form, maxDocumentDepth+1)
@@ -271,8 +308,12 @@ func (b *body) parts(r *reader, kind string) *ast.Term {
 }
 
 func readPart(part *multipart.Part) (any, error) {
+	mediaType, _, err := parseMediaType(part.Header.Get("Content-Type"))
+	if err != nil {
+		return nil, err
+	}
 	content, err := io.ReadAll(part) // no longer than the body
-	if err != nil || !strings.Contains(part.Header.Get("Content-Type"), "application/json") {
+	if err != nil || !isJSON(mediaType) {
 		return string(content), err
 	}
 	return decodeJSON(content, maxDocumentDepth-2)

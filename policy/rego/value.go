@@ -163,6 +163,12 @@ var (
 	errUnreadable = errors.New("the request holds a value that cannot be read in one way")
 )
 
+// noJSON names a Go type that has no place in an Input: a defect of the caller.
+type noJSON string
+
+// Error implements error.
+func (e noJSON) Error() string { return string(e) }
+
 // reader turns the values of one request into a key or into terms. It keeps the
 // first error. Readers are pooled; keys are appended to buf.
 type reader struct {
@@ -345,7 +351,7 @@ func (r *reader) numberText(t any) string {
 	case float32:
 		return r.numberText(float64(n))
 	}
-	r.fail(fmt.Errorf("a value of the Go type %T has no JSON form", t))
+	r.fail(noJSON(fmt.Sprintf("a value of the Go type %T has no JSON form", t)))
 	return "0"
 }
 

@@ -4,7 +4,8 @@
 // Nothing here delays an answer or makes it fail. The ring copies what it keeps
 // into fixed slots, so that it neither allocates nor holds on to the memory of a
 // request; the log hands records to one goroutine through a bounded queue and
-// counts what does not fit.
+// counts what does not fit. Async does the same for the process's own log, in which
+// the lines of decisions end as well.
 //
 // No record holds a secret: credentials never get here, the query of a URL is
 // left out, and every text of the client is cut to 256 bytes and escaped by
@@ -29,14 +30,19 @@ type Record struct {
 	Decision policy.Decision
 	// Door, Caller and RequestID are as in policy.Attributes.
 	Door, Caller, RequestID string
-	// Method, Host and Path are the canonical ones, or the raw ones if the request
-	// could not be read; never the query.
+	// Method, Host and Path are the canonical ones, and empty if the request could
+	// not be read; never the query.
 	Method, Host, Path string
 	// ClientIP is the client's address; invalid if unknown.
 	ClientIP netip.Addr
 	// Found says where credentials were found, for example
 	// "header:authorization/bearer"; empty for none.
 	Found string
+}
+
+// texts are the fields whose memory belongs to the request.
+func (r *Record) texts() [6]*string {
+	return [...]*string{&r.RequestID, &r.Method, &r.Host, &r.Path, &r.Caller, &r.Found}
 }
 
 // Recorder takes decisions. Record must not block and must not keep the

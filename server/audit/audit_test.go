@@ -197,3 +197,38 @@ func TestTee(t *testing.T) {
 		t.Error("not recorded everywhere")
 	}
 }
+
+// The process's own log never holds anybody up either, and keeps order and
+// attributes.
+func TestAsync(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	a := audit.NewAsync(slog.NewJSONHandler(&out, nil))
+	log := slog.New(a).With("part", "x").WithGroup("g")
+	for i := range 3 {
+		log.Info("line", "n", i)
+	}
+	log.Debug("not enabled")
+	if err := a.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	log.Info("after the end")
+	if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) != 3 || !strings.Contains(lines[2], `"part":"x","g":{"n":2}`) {
+		t.Errorf("%q", lines)
+	}
+
+	w := blocked{make(chan struct{})}
+	a = audit.NewAsync(slog.NewJSONHandler(w, nil))
+	for range 10_000 {
+		slog.New(a).Info("line")
+	}
+	if a.Dropped() == 0 {
+		t.Error("nothing was dropped")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := a.Close(ctx); err == nil {
+		t.Error("a blocked log was closed in time")
+	}
+	close(w.release)
+}

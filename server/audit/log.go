@@ -5,79 +5,49 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync/atomic"
 	"unicode"
 )
-
-// queue is how many records may wait for the log's goroutine.
-const queue = 4096
 
 // Log writes decisions to a slog.Logger on a goroutine of its own. When it
 // cannot keep up, records are dropped and counted, never waited for.
 type Log struct {
-	logger   *slog.Logger
-	allows   bool
-	records  chan Record
-	done     chan struct{}
-	dropped  atomic.Uint64
-	stopping atomic.Bool
+	logger  *slog.Logger
+	allows  bool
+	records *queue[Record]
 }
 
 // NewLog starts a log of denies, and of allows as well if asked. Close ends it.
 func NewLog(logger *slog.Logger, allows bool) *Log {
-	l := &Log{logger: logger, allows: allows, records: make(chan Record, queue), done: make(chan struct{})}
-	go l.run()
+	l := &Log{logger: logger, allows: allows}
+	l.records = newQueue(l.write)
 	return l
 }
 
 // Record implements Recorder.
 func (l *Log) Record(r *Record) {
-	if r.Decision.Allowed && !l.allows || l.stopping.Load() {
+	if r.Decision.Allowed && !l.allows || l.records.closing.Load() {
 		return
 	}
 	own := *r
 	for _, text := range own.texts() {
 		*text = strings.Clone(cut(*text))
 	}
-	select {
-	case l.records <- own:
-	default:
-		l.dropped.Add(1)
-	}
+	l.records.put(own)
 }
 
 // Dropped is how many records were lost because the log could not keep up.
-func (l *Log) Dropped() uint64 { return l.dropped.Load() }
+func (l *Log) Dropped() uint64 { return l.records.dropped.Load() }
 
 // Close writes what is queued and ends the log, or gives up with ctx. It may be
 // called once; records that come later are left out.
-func (l *Log) Close(ctx context.Context) error {
-	l.stopping.Store(true)
-	select {
-	case l.records <- Record{}: // the last one: no Time
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case <-l.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
+func (l *Log) Close(ctx context.Context) error { return l.records.close(ctx) }
 
-func (l *Log) run() {
-	defer close(l.done)
-	for r := range l.records {
-		if r.Time.IsZero() {
-			return
-		}
-		level := slog.LevelInfo
-		if r.Decision.Reason.Fault() {
-			level = slog.LevelError
-		}
-		l.logger.LogAttrs(context.Background(), level, "decision", attrs(&r)...)
+func (l *Log) write(r Record) {
+	level := slog.LevelInfo
+	if r.Decision.Reason.Fault() {
+		level = slog.LevelError
 	}
+	l.logger.LogAttrs(context.Background(), level, "decision", attrs(&r)...)
 }
 
 // attrs are the fields of one line. What clients and issuers chose is cut and

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +17,7 @@ import (
 type Metrics struct {
 	decisions *prometheus.CounterVec
 	latency   *prometheus.HistogramVec
-	legacy    prometheus.Counter
+	inQuery   prometheus.Counter
 
 	handles atomic.Pointer[map[labels]*handles] // copied on write
 	mu      sync.Mutex                          // held to write
@@ -46,13 +47,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help:    "Time from reading a request to the answer, without the wire.",
 			Buckets: []float64{5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 5e-2, 0.25, 1},
 		}, []string{"door"}),
-		legacy: prometheus.NewCounter(prometheus.CounterOpts{
+		inQuery: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "postern_query_credentials_total",
 			Help: "Credentials accepted from a query parameter, on routes that opted in. Each is in somebody's access log.",
 		}),
 	}
 	m.handles.Store(&map[labels]*handles{})
-	reg.MustRegister(m.decisions, m.latency, m.legacy)
+	reg.MustRegister(m.decisions, m.latency, m.inQuery)
 	return m
 }
 
@@ -69,8 +70,8 @@ func (m *Metrics) Record(r *Record) {
 	}
 	h.count.Inc()
 	h.latency.Observe(float64(r.Latency) / float64(time.Second))
-	if len(r.Found) > 6 && r.Found[:6] == "query:" {
-		m.legacy.Inc()
+	if strings.HasPrefix(r.Found, "query:") {
+		m.inQuery.Inc()
 	}
 }
 

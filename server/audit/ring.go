@@ -46,11 +46,6 @@ func (r *Ring) Record(rec *Record) {
 	s.record.Decision.Detail = cut(rec.Decision.Detail)
 }
 
-// texts are the fields whose memory belongs to the request.
-func (r *Record) texts() [6]*string {
-	return [...]*string{&r.RequestID, &r.Method, &r.Host, &r.Path, &r.Caller, &r.Found}
-}
-
 // load returns the slot's record with texts of its own.
 func (s *slot) load() (Record, bool) {
 	s.mu.Lock()

@@ -11,6 +11,8 @@ import (
 
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/postern-auth/postern/policy"
 )
 
 // CacheConfig bounds what Cached keeps. Zero fields take the defaults.
@@ -155,7 +157,7 @@ func (c *Cached) fly(ctx context.Context, key [32]byte, cred *Credential) (*Proo
 		return proof, err
 	})
 	// A name of its own: the flight still reads ctx.
-	waiting, cancel := roomToAnswer(ctx)
+	waiting, cancel := policy.LeaveRoom(ctx)
 	defer cancel()
 	select {
 	case r := <-flight:
@@ -164,17 +166,6 @@ func (c *Cached) fly(ctx context.Context, key [32]byte, cred *Credential) (*Proo
 	case <-waiting.Done():
 		return nil, context.Cause(waiting)
 	}
-}
-
-// roomToAnswer ends the wait a fifth before the caller's own deadline, at most
-// 50 ms: a gateway that hears "could not find out" in time denies, and one that
-// hears nothing may be told to let the request through.
-func roomToAnswer(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return ctx, func() {}
-	}
-	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/5, 50*time.Millisecond)))
 }
 
 // ask turns a panic of the authenticator into an error: a flight runs on a

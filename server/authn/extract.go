@@ -166,19 +166,20 @@ func (e *Extractor) fromQuery(dst []Credential, query string, route *policy.Rout
 		var pair string
 		pair, query, _ = strings.Cut(query, "&")
 		name, value, _ := strings.Cut(pair, "=")
-		name, value = unescape(name), unescape(value)
+		value = unescape(value)
+		// Spelled as the route spells it, or the gateway could not strip it.
 		if route != nil && route.InsecureQueryCredential != "" && name == route.InsecureQueryCredential {
 			rule := e.queryRule(name)
 			if rule == nil || !isPlain(value) {
 				return dst, errMalformed
 			}
 			var err error
-			if dst, err = add(dst, Credential{Uses: rule.Uses, Secret: policy.NewSecret(value), From: rule.From.text, Query: name}); err != nil {
+			if dst, err = add(dst, Credential{Uses: rule.Uses, Secret: policy.NewSecret(value), From: rule.From.text, Query: route.InsecureQueryCredential}); err != nil {
 				return dst, err
 			}
 			continue
 		}
-		if credentialName(name) || credentialShape(value) {
+		if name = unescape(name); credentialName(name) || credentialShape(value) || route != nil && name == route.InsecureQueryCredential && name != "" {
 			return dst, errInQuery
 		}
 	}
@@ -202,7 +203,7 @@ func (e *Extractor) presented(dst []Credential, p *policy.Presented) ([]Credenti
 	}
 	for i := range e.rules {
 		r := &e.rules[i]
-		if r.From.scheme == p.Use || r.From.scheme == "" && r.From.query == "" && len(r.Uses) == 1 && string(r.Uses[0]) == p.Use {
+		if r.From.scheme == p.Use || r.From.scheme == "" && r.From.query == "" && string(r.Uses[0]) == p.Use {
 			return add(dst, Credential{Uses: r.Uses, Secret: p.Secret, From: "request:" + p.Use})
 		}
 	}

@@ -75,6 +75,7 @@ func TestFind(t *testing.T) {
 		{"query with a good header", policy.Headers{{Name: "x-api-key", Value: "k"}}, "access_token=x", nil, "credential_in_query"},
 		{"harmless query", nil, "token=next-page&x=/../../", nil, ""},
 		{"legacy route", nil, "api_key=k%31", legacy, "query:api_key=k1"},
+		{"legacy route, name in disguise", nil, "%61pi_key=k", legacy, "credential_in_query"},
 		{"legacy route, another name", nil, "access_token=k", legacy, "credential_in_query"},
 		{"legacy route, twice", nil, "api_key=a&api_key=b", legacy, "query:api_key=a query:api_key=b"},
 		{"legacy route, empty", nil, "api_key=", legacy, "credential_malformed"},

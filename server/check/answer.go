@@ -89,7 +89,7 @@ func (id *identity) apply(c *Checker, x *exchange) {
 	if v := d.Verdict; v != nil {
 		if len(v.UpstreamHeaders) > 0 {
 			d.Upstream = slices.Concat(d.Upstream, id.permitted(v.UpstreamHeaders))
-			d.Remove = without(d.Remove, v.UpstreamHeaders)
+			d.Remove = without(d.Remove, d.Upstream)
 		}
 		if len(v.RemoveHeaders) > 0 {
 			d.Remove = slices.Concat(d.Remove, v.RemoveHeaders)
@@ -101,6 +101,9 @@ func (id *identity) apply(c *Checker, x *exchange) {
 		}
 	}
 	if odd := c.cfg.Reader.Smuggled(x.attributes.Headers, nil); len(odd) > 0 {
+		for i := range odd {
+			odd[i] = strings.Clone(odd[i]) // the decision outlives the request
+		}
 		d.Remove = slices.Concat(d.Remove, without(odd, d.Upstream))
 	}
 }

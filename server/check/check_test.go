@@ -241,11 +241,15 @@ func TestRoutesOfFoldedPaths(t *testing.T) {
 	w.cfg.Routes = []policy.Route{
 		{Name: "admin", Paths: pattern("/admin/**"), Scopes: []string{"admin"}},
 		{Name: "reports", Paths: pattern("/Reports/**"), Scopes: []string{"admin"}},
+		{Name: "billing", Paths: pattern("/billing")},
+		{Name: "vault", Paths: pattern("/vault/")},
 		{Name: "rest", Anonymous: true},
 	}
 	for path, want := range map[string]policy.Reason{
 		"/admin": policy.ReasonCredentialMissing, "/ADMIN": policy.ReasonRequestInvalid, "/%41dmin/x": policy.ReasonRequestInvalid,
 		"/admin%3Bx": policy.ReasonRequestInvalid, "/Reports/1": policy.ReasonCredentialMissing, "/reports/1": policy.ReasonRequestInvalid,
+		"/admin/": policy.ReasonCredentialMissing, "/billing": policy.ReasonCredentialMissing, "/billing/": policy.ReasonRequestInvalid,
+		"/vault/": policy.ReasonCredentialMissing, "/vault": policy.ReasonRequestInvalid,
 		"/Things/ABC": policy.ReasonAllowed, "/administrator": policy.ReasonAllowed, "/admin/ABC": policy.ReasonCredentialMissing,
 	} {
 		a := request()
@@ -254,6 +258,49 @@ func TestRoutesOfFoldedPaths(t *testing.T) {
 			t.Errorf("%s: %v, want %v; %s", path, d.Reason, want, d.Detail)
 		}
 	}
+}
+
+// HEAD asks for what GET does, and meets what GET demands.
+func TestRoutesOfGETCoverHEAD(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cfg.Routes = []policy.Route{{Name: "get", Methods: []string{"GET"}}, {Name: "rest", Anonymous: true}}
+	a := request()
+	a.Method = "HEAD"
+	want(t, w.check(t, a), policy.ReasonCredentialMissing, policy.PhaseFind)
+}
+
+// A-05: the tenant that the caller names must be the principal's, whatever the
+// policy says.
+func TestTenantOfTheCaller(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for tenant, want := range map[string]policy.Reason{"": policy.ReasonAllowed, "acme": policy.ReasonAllowed, "globex": policy.ReasonTenant} {
+		a := request("x-api-key", "key")
+		a.Tenant = tenant
+		if d := w.check(t, a); d.Reason != want {
+			t.Errorf("%q: %v, want %v", tenant, d.Reason, want)
+		}
+	}
+	w.proofs["key"].Principal.Tenant = ""
+	a := request("x-api-key", "key")
+	a.Tenant = "globex"
+	want(t, w.check(t, a), policy.ReasonTenant, policy.PhaseHold)
+}
+
+// An agent that was revoked cannot go on in somebody else's name.
+func TestRevokedActor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.proofs["jwt"].Principal.Actors = []policy.Actor{{ID: "bot"}}
+	w.cfg.Revocations = revokedID("bot")
+	want(t, w.check(t, request("authorization", "Bearer jwt")), policy.ReasonRevoked, policy.PhaseHold)
+}
+
+type revokedID string
+
+func (id revokedID) Revoked(s *authn.Subject) (policy.Reason, bool) {
+	return policy.ReasonRevoked, s.ID == string(id)
 }
 
 // O-02: one challenge names all missing scopes.

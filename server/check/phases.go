@@ -1,9 +1,11 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/policy/rego"
@@ -34,7 +36,7 @@ func (c *Checker) read(x *exchange) bool {
 // strip takes away what the caller is not believed to say.
 func (t Trust) strip(a *policy.Attributes) {
 	if !t.SourcePrincipal {
-		a.Source.Principal, a.Source.Certificate = "", ""
+		a.Source = policy.Endpoint{Address: a.Source.Address}
 	}
 	if !t.Extensions {
 		a.Extensions, a.Metadata = nil, nil
@@ -46,8 +48,12 @@ func (t Trust) strip(a *policy.Attributes) {
 // /ADMIN must not get past what /admin demands.
 func (c *Checker) match(q *policy.Request) (route *policy.Route, clear bool) {
 	at := first(c.routes, q)
-	if q.Folded != q.Path || c.foldedDiffer {
+	if q.Folded != q.Path || c.foldedDiffer || endsWithSlash(q.Path) {
 		folded := policy.Request{Host: q.Host, Method: q.Method, Path: q.Folded}
+		if strings.Contains(q.Path, "%2F") {
+			folded.Path = strings.ToLower(q.Path) // kept, so the upstream does not split there either
+		}
+		folded.Path = trimSlash(folded.Path)
 		if first(c.folded, &folded) != at {
 			return nil, false
 		}
@@ -67,6 +73,17 @@ func first(routes []policy.Route, q *policy.Request) int {
 	return -1
 }
 
+func endsWithSlash(path string) bool { return len(path) > 1 && path[len(path)-1] == '/' }
+
+// trimSlash takes the last slash off, but not the only one: most servers take
+// /orders/ for /orders.
+func trimSlash(path string) string {
+	if endsWithSlash(path) {
+		return path[:len(path)-1]
+	}
+	return path
+}
+
 // foldRoutes returns the routes with their paths as a forgiving server reads them,
 // and whether any is another then.
 func foldRoutes(routes []policy.Route) (folded []policy.Route, differ bool) {
@@ -74,7 +91,7 @@ func foldRoutes(routes []policy.Route) (folded []policy.Route, differ bool) {
 	for i := range folded {
 		folded[i].Paths = slices.Clone(folded[i].Paths)
 		for j, p := range folded[i].Paths {
-			f, err := policy.ParsePathPattern(canonical.Fold(p.String()))
+			f, err := policy.ParsePathPattern(trimSlash(canonical.Fold(p.String())))
 			if err != nil {
 				continue // then the pattern itself must do
 			}
@@ -150,13 +167,14 @@ func (c *Checker) combine(x *exchange) bool {
 		}
 		x.proofs[i], x.proofs[at] = x.proofs[at], x.proofs[i]
 	}
-	first := x.proofs[0].Principal
-	for _, p := range x.proofs[1:] {
-		if p.Principal.Tenant != "" && first.Tenant != "" && p.Principal.Tenant != first.Tenant {
+	tenant := ""
+	for _, p := range x.proofs {
+		if tenant != "" && p.Principal.Tenant != "" && p.Principal.Tenant != tenant {
 			return x.deny(policy.ReasonTenant, "the credentials belong to different tenants")
 		}
+		tenant = cmp.Or(tenant, p.Principal.Tenant)
 	}
-	x.decision.Principal = first
+	x.decision.Principal = x.proofs[0].Principal
 	return true
 }
 
@@ -186,11 +204,22 @@ func (c *Checker) fresh(x *exchange) bool {
 		if c.cfg.Revocations == nil || p == anonymous {
 			continue
 		}
-		if reason, revoked := c.cfg.Revocations.Revoked(&p.Subject); revoked {
+		if reason, revoked := c.revoked(p); revoked {
 			return x.deny(reason, "on the denylist")
 		}
 	}
 	return true
+}
+
+// revoked looks for the credential on the denylist, and for everybody who acts by
+// it: a revoked agent cannot go on in somebody else's name.
+func (c *Checker) revoked(p *authn.Proof) (policy.Reason, bool) {
+	reason, revoked := c.cfg.Revocations.Revoked(&p.Subject)
+	for i := 0; i < len(p.Principal.Actors) && !revoked; i++ {
+		actor := authn.Subject{Issuer: p.Subject.Issuer, ID: p.Principal.Actors[i].ID, IssuedAt: p.Subject.IssuedAt}
+		reason, revoked = c.cfg.Revocations.Revoked(&actor)
+	}
+	return reason, revoked
 }
 
 // transport refuses a credential that went over a connection without TLS: by
@@ -226,13 +255,11 @@ func (c *Checker) demands(x *exchange) bool {
 	switch {
 	case len(r.Kinds) > 0 && !slices.Contains(r.Kinds, p.Kind):
 		return x.deny(policy.ReasonPrincipalKind, "the route does not take a "+string(p.Kind))
-	case r.Tenant != "" && x.attributes.Tenant != "" && x.attributes.Tenant != r.Tenant:
-		return x.deny(policy.ReasonTenant, "the caller names another tenant than the route")
-	case r.Tenant != "" && p.Tenant != r.Tenant:
-		return x.deny(policy.ReasonTenant, "the route belongs to another tenant")
+	case !c.ownTenant(x):
+		return x.deny(policy.ReasonTenant, "what is asked for belongs to another tenant")
 	case c.assurance(x) < r.MinAssurance:
 		return x.deny(policy.ReasonAssurance, "the proof is weaker than the route asks for")
-	case r.MaxAge > 0 && (p.AuthTime.IsZero() || x.now.Sub(p.AuthTime) > r.MaxAge):
+	case r.MaxAge > 0 && (p.AuthTime.IsZero() || x.now.Sub(p.AuthTime).Abs() > r.MaxAge):
 		return x.deny(policy.ReasonStepUp, "the user authenticated too long ago, or nobody knows when")
 	}
 	for _, scope := range r.Scopes {
@@ -242,6 +269,22 @@ func (c *Checker) demands(x *exchange) bool {
 	}
 	if len(x.decision.MissingScopes) > 0 {
 		return x.deny(policy.ReasonScope, "the route asks for scopes that the credential lacks")
+	}
+	return true
+}
+
+// ownTenant holds the tenants that the route and the caller name against each other
+// and against those of the principals. No policy can lift this.
+func (c *Checker) ownTenant(x *exchange) bool {
+	for _, owner := range [...]string{x.route.Tenant, x.attributes.Tenant} {
+		if owner == "" {
+			continue
+		}
+		for _, p := range x.proofs {
+			if p.Principal.Tenant != owner {
+				return false
+			}
+		}
 	}
 	return true
 }

@@ -28,6 +28,17 @@ func WithCaller(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, callerKey{}, name)
 }
 
+type unlistedKey struct{}
+
+// Unlisted returns a context for an enforcement point that may not ask. A door
+// whose callers may take an error for a yes answers it with a deny.
+func Unlisted(ctx context.Context) context.Context {
+	return context.WithValue(ctx, unlistedKey{}, true)
+}
+
+// IsUnlisted reports whether the enforcement point may not ask.
+func IsUnlisted(ctx context.Context) bool { return ctx.Value(unlistedKey{}) != nil }
+
 // Caller returns the name of the enforcement point that asks; empty if nobody
 // is listed.
 func Caller(ctx context.Context) string {

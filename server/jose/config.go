@@ -61,13 +61,19 @@ type SourceConfig struct {
 	InsecureAllowPrivateAddresses bool `yaml:"insecure_allow_private_addresses"`
 }
 
-// withDefaults fills in what is not set.
-func (c SourceConfig) withDefaults() SourceConfig {
+// SetDefaults sets what is not set to its default. Some defaults follow from
+// others' values, so it comes after whatever the file says.
+func (c *SourceConfig) SetDefaults() {
 	c.Refresh = cmp.Or(c.Refresh, 15*time.Minute)
 	c.MinRefresh = cmp.Or(c.MinRefresh, min(time.Minute, c.Refresh))
 	c.Cooldown = cmp.Or(c.Cooldown, 30*time.Second)
 	c.KeepStale = cmp.Or(c.KeepStale, max(24*time.Hour, c.Refresh))
 	c.Timeout = cmp.Or(c.Timeout, 5*time.Second)
+}
+
+// withDefaults returns the configuration that is in force.
+func (c SourceConfig) withDefaults() SourceConfig {
+	c.SetDefaults()
 	return c
 }
 

@@ -38,7 +38,7 @@ type Config struct {
 	// Without it there are no keys.
 	File strictyaml.Path `yaml:"file"`
 	// MaxFileSize is how large that file may be. Reading it needs about three times
-	// as much memory for a moment, and a second for each 100MiB. Default: 512MiB,
+	// as much memory for a moment, and one second for 100MiB. Default: 512MiB,
 	// which is 1,000,000 keys with much to say about each. A file that does not end
 	// with its list of keys, a line `keys:` and below it entries that begin with
 	// two spaces and a dash, may have 32MiB at most: it needs 40 times its size.

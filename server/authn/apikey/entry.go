@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/policy"
-	"github.com/postern-auth/postern/server/strictyaml"
 )
 
 // Entry renders a key as an item of the list `keys`, to be appended to a keys
@@ -33,7 +32,8 @@ func (k *Key) Entry() string {
 
 // Validate reports what a server with the configuration would find wrong in the
 // key's entry: that it would refuse it, and the whole keys file with it, or read
-// something else than the key says. Whoever writes entries asks before.
+// something else than the key says. Whoever writes entries asks before. Errors
+// about fields are strictyaml.Errors, with paths that begin with "keys[0].".
 func (k *Key) Validate(c Config) error {
 	c = c.withDefaults()
 	peppers, err := NewPeppers(c)
@@ -42,33 +42,16 @@ func (k *Key) Validate(c Config) error {
 	}
 	src := append(bytes.Clone(listStart), k.Entry()...)
 	if err := refusePlaintext("the entry", src, c.Prefix); err != nil {
-		return withoutPlaces(err)
+		return err
 	}
 	f, err := decodeKeysFile("the entry", src, limits{peppers: peppers, maxAge: c.MaxAge, refuseImported: c.RefuseImported})
 	if err != nil {
-		return withoutPlaces(err)
+		return err
 	}
 	if _, err := json.Marshal(k.Principal.Metadata); err != nil || f.Keys[0].Entry() != k.Entry() {
 		return errors.New("the key holds what a keys file cannot, such as bytes that are not UTF-8 or a number that is none")
 	}
 	return nil
-}
-
-// withoutPlaces returns the errors in a file that does not exist yet.
-func withoutPlaces(err error) error {
-	var all strictyaml.Errors
-	if !errors.As(err, &all) {
-		return err
-	}
-	texts := make([]error, len(all))
-	for i, e := range all {
-		text := strings.TrimPrefix(e.Message, "keys[0].")
-		if e.Suggestion != "" {
-			text += "; " + e.Suggestion
-		}
-		texts[i] = errors.New(text)
-	}
-	return errors.Join(texts...)
 }
 
 // entryField is a field's name and value; entryFields is a mapping in order.

@@ -227,7 +227,7 @@ func (k *fileKey) Check(report func(path, message, suggestion string)) {
 		report("environment", "is not a lower-case word", `for example "live" or "test"`)
 	}
 	k.Principal.check(k.AllowWildcard, report)
-	checkConstraints(k.Constraints, report)
+	k.Constraints.Faults(func(path, message, suggestion string) { report("constraints."+path, message, suggestion) })
 	k.checkTimes(report)
 	if k.Rotated != nil && k.Rotated.To == k.ID {
 		report("rotated.to", "names the key itself", "write the id of the key that takes its place")
@@ -301,67 +301,6 @@ func (k *Key) checkTimes(report func(path, message, suggestion string)) {
 	} else if !k.CreatedAt.IsZero() && !k.CreatedAt.Before(k.ExpiresAt) {
 		report("expires_at", "is not after created_at", "such a key is never valid")
 	}
-}
-
-// checkConstraints refuses limits that would not limit as they look.
-func checkConstraints(c *policy.Constraints, report func(path, message, suggestion string)) {
-	if c == nil {
-		return
-	}
-	for _, list := range []struct {
-		name  string
-		empty bool
-	}{
-		{"networks", c.Networks != nil && len(c.Networks) == 0},
-		{"methods", c.Methods != nil && len(c.Methods) == 0},
-		{"hosts", c.Hosts != nil && len(c.Hosts) == 0},
-		{"paths", c.Paths != nil && len(c.Paths) == 0},
-		{"resources", c.Resources != nil && len(c.Resources) == 0},
-		{"windows", c.Windows != nil && len(c.Windows) == 0},
-	} {
-		if list.empty {
-			report("constraints."+list.name, "is empty, which limits nothing", "leave it out, or disable the key")
-		}
-	}
-	for i, m := range c.Methods {
-		if m == "" || m != strings.ToUpper(m) {
-			report(fmt.Sprintf("constraints.methods[%d]", i), fmt.Sprintf("%q fits no request", m), "methods are written in upper case")
-		}
-	}
-	for i, r := range c.Resources {
-		if kind, id, ok := strings.Cut(r, ":"); !ok || kind == "" || id == "" {
-			report(fmt.Sprintf("constraints.resources[%d]", i), fmt.Sprintf("%q fits no resource", r), `write "type:id" or "type:*"`)
-		}
-	}
-	for i, w := range c.Windows {
-		if message := windowMistake(w); message != "" {
-			report(fmt.Sprintf("constraints.windows[%d]", i), message, `for example {days: [mon, tue], from: "08:00", to: "17:30"}, in UTC`)
-		}
-	}
-}
-
-func windowMistake(w policy.TimeWindow) string {
-	for _, d := range w.Days {
-		if !slices.Contains([]string{"mon", "tue", "wed", "thu", "fri", "sat", "sun"}, d) {
-			return fmt.Sprintf("%q is not a day", d)
-		}
-	}
-	switch {
-	case w.Days != nil && len(w.Days) == 0:
-		return "days is empty, which means every day"
-	case !isClock(w.From), !isClock(w.To) && w.To != "24:00":
-		return "from and to are times of the day"
-	case w.From >= w.To:
-		return "to is not after from; write a window over midnight as two"
-	}
-	return ""
-}
-
-// isClock accepts "00:00" to "23:59", exactly five characters, which can be
-// compared as texts.
-func isClock(s string) bool {
-	_, err := time.Parse("15:04", s)
-	return err == nil && len(s) == len("15:04")
 }
 
 // Check finds what is wrong between keys, and between them and the

@@ -78,15 +78,17 @@ func isOtherUse(use string) bool {
 	return slices.Contains(otherUses[:], use) || strings.Contains(use, "refresh")
 }
 
-// lifetime is when a token was issued and when it ends. issued is zero if it
-// does not say.
+// lifetime is when a token was issued, when it ends, and when its user logged in.
+// issued and authenticated are zero if it does not say.
 type lifetime struct {
-	issued, expires time.Time
+	issued, expires, authenticated time.Time
 	// notAfter is expires and the issuer's clock skew.
 	notAfter time.Time
 }
 
-// lifetime checks exp, nbf and iat (RFC 7519 section 4.1) against the clock.
+// lifetime checks exp, nbf and iat (RFC 7519 section 4.1) and auth_time (RFC 9068
+// section 2.2.1) against the clock. A login in the future would look recent for as
+// long as the token lives, and so get past every max_age.
 func (i *issuer) lifetime(claims jose.Value, now time.Time) (l lifetime, err error) {
 	var notBefore time.Time
 	if l.expires, err = date(claims, "exp"); err != nil {
@@ -97,6 +99,12 @@ func (i *issuer) lifetime(claims jose.Value, now time.Time) (l lifetime, err err
 	}
 	if l.issued, err = date(claims, "iat"); err != nil {
 		return l, err
+	}
+	if l.authenticated, err = date(claims, "auth_time"); err != nil {
+		return l, err
+	}
+	if l.authenticated.Unix() <= 0 {
+		l.authenticated = time.Time{} // some issuers write 0 for "unknown"
 	}
 	l.notAfter = l.expires.Add(i.skew)
 	horizon := now.Add(i.skew)
@@ -113,6 +121,8 @@ func (i *issuer) lifetime(claims jose.Value, now time.Time) (l lifetime, err err
 		return l, authn.Refuse(policy.ReasonNotYetValid, "nbf is "+notBefore.Format(time.RFC3339))
 	case l.issued.After(horizon):
 		return l, authn.Refuse(policy.ReasonNotYetValid, "iat is "+l.issued.Format(time.RFC3339))
+	case l.authenticated.After(horizon):
+		return l, invalid("auth_time is %s, in the future", l.authenticated.Format(time.RFC3339))
 	case i.maxLifetime > 0 && l.issued.IsZero():
 		return l, invalid("iat is missing, which max_lifetime needs")
 	case i.maxLifetime > 0 && l.expires.Sub(l.issued) > i.maxLifetime:

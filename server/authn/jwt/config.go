@@ -12,7 +12,9 @@ import (
 )
 
 // Config is one issuer of tokens: who may sign, for whom, and what the claims
-// mean. Tokens of issuers that no Config names are refused.
+// mean. Tokens of issuers that no Config names are refused. One that is made in Go
+// starts with SetDefaults; New takes a zero for the default too where it could mean
+// nothing else, which leaves out ClockSkew.
 type Config struct {
 	// URL is the issuer. The claim `iss` must equal it, character by character: a
 	// trailing slash counts.
@@ -143,6 +145,27 @@ const (
 
 var defaultAlgorithms = []string{"RS256", "ES256", "EdDSA"}
 
+// SetDefaults sets what each field states as its default. Files are read into a
+// Config that starts so: what is shown is then what is in force, and a clock_skew
+// that is written as 0s stays one.
+func (c *Config) SetDefaults() {
+	c.ClockSkew = defaultClockSkew
+	c.fill()
+}
+
+// fill sets the fields whose zero value means nothing to their defaults.
+func (c *Config) fill() {
+	if len(c.Algorithms) == 0 && !c.UsesSecret() {
+		c.Algorithms = slices.Clone(defaultAlgorithms)
+	}
+	c.SecretEncoding = or(c.SecretEncoding, EncodingText)
+	c.MaxTokenBytes = or(c.MaxTokenBytes, jose.DefaultBytes)
+	c.TokenTypes = or(c.TokenTypes, Lenient)
+	c.Claims.fill()
+	c.Method = or(c.Method, policy.MethodJWT)
+	c.Assurance = or(c.Assurance, defaultAssurance)
+}
+
 // UsesSecret reports whether the issuer signs with a shared secret, so that its
 // keys come from nowhere else.
 func (c *Config) UsesSecret() bool { return !c.Secret.IsZero() }
@@ -155,6 +178,7 @@ func (c *Config) Check(report func(path, message, suggestion string)) {
 	c.checkKeys(report)
 	c.checkBounds(report)
 	c.checkPrincipal(report)
+	c.Constraints.Faults(func(path, message, suggestion string) { report("constraints."+path, message, suggestion) })
 }
 
 func (c *Config) checkIssuer(report func(path, message, suggestion string)) {
@@ -180,6 +204,10 @@ func (c *Config) checkIssuer(report func(path, message, suggestion string)) {
 }
 
 func (c *Config) checkAlgorithms(report func(path, message, suggestion string)) {
+	if c.UsesSecret() && (len(c.Algorithms) == 0 || slices.Equal(c.Algorithms, defaultAlgorithms)) {
+		report("algorithms", "a shared secret is used only if its algorithm is listed", "set algorithms: [HS256]")
+		return
+	}
 	known := jose.Algorithms()
 	for i, alg := range c.Algorithms {
 		path := fmt.Sprintf("algorithms[%d]", i)
@@ -193,9 +221,6 @@ func (c *Config) checkAlgorithms(report func(path, message, suggestion string)) 
 		case !isSymmetric(alg) && c.UsesSecret():
 			report(path, alg+" does not go with a shared secret: who can read a public key must not be able to sign", "remove secret, or list only HS256, HS384, HS512")
 		}
-	}
-	if c.UsesSecret() && len(c.Algorithms) == 0 {
-		report("algorithms", "a shared secret is used only if its algorithm is listed", "set algorithms: [HS256]")
 	}
 }
 
@@ -234,13 +259,13 @@ func (c *Config) checkBounds(report func(path, message, suggestion string)) {
 	if c.MaxLifetime < 0 {
 		report("max_lifetime", "must not be negative", "")
 	}
-	if c.MaxTokenBytes < 0 || c.MaxTokenBytes > maxTokenBytes {
+	if c.MaxTokenBytes < 1 || c.MaxTokenBytes > maxTokenBytes {
 		report("max_token_bytes", fmt.Sprintf("must be between 1 and %d", maxTokenBytes), "")
 	}
 	if c.TokenTypes != "" && !slices.Contains(c.TokenTypes.Values(), string(c.TokenTypes)) {
 		report("token_types", "must be lenient or strict", "")
 	}
-	if c.Assurance < 0 || c.Assurance > maxAssurance {
+	if c.Assurance < 1 || c.Assurance > maxAssurance {
 		report("assurance", fmt.Sprintf("must be between 1 and %d", maxAssurance), "")
 	}
 }

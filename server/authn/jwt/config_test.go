@@ -55,14 +55,23 @@ func TestConfigCheck(t *testing.T) {
 		"negative skew":         {func(c *jwt.Config) { c.ClockSkew = -1 }, "clock_skew"},
 		"negative lifetime":     {func(c *jwt.Config) { c.MaxLifetime = -1 }, "max_lifetime"},
 		"a megabyte":            {func(c *jwt.Config) { c.MaxTokenBytes = 1 << 20 }, "max_token_bytes"},
-		"unknown types":         {func(c *jwt.Config) { c.TokenTypes = "all" }, "token_types"},
-		"assurance 5":           {func(c *jwt.Config) { c.Assurance = 5 }, "assurance"},
-		"anonymous":             {func(c *jwt.Config) { c.Kind = policy.KindAnonymous }, "kind"},
-		"a password":            {func(c *jwt.Config) { c.Pass = []string{"email", "password"} }, "pass[1]"},
-		"empty required claims": {func(c *jwt.Config) { c.RequiredClaims = make([]jwt.ClaimPath, 1) }, "required_claims[0]"},
-		"a client of nothing":   {func(c *jwt.Config) { c.Clients = []string{""} }, "clients[0]"},
+		"no bytes":              {func(c *jwt.Config) { c.MaxTokenBytes = 0 }, "max_token_bytes"},
+		"no skew":               {func(c *jwt.Config) { c.ClockSkew = 0 }, ""},
+		"a secret and defaults": {func(c *jwt.Config) { c.Secret = policy.NewSecret(goodSecret) }, "algorithms"},
+		"an hour of one digit": {func(c *jwt.Config) {
+			c.Constraints = &policy.Constraints{Windows: []policy.TimeWindow{{From: "08:00", To: "9:00"}}}
+		}, "constraints.windows[0]"},
+		"a method in small letters": {func(c *jwt.Config) { c.Constraints = &policy.Constraints{Methods: []string{"get"}} }, "constraints.methods[0]"},
+		"unknown types":             {func(c *jwt.Config) { c.TokenTypes = "all" }, "token_types"},
+		"assurance 0":               {func(c *jwt.Config) { c.Assurance = 0 }, "assurance"},
+		"assurance 5":               {func(c *jwt.Config) { c.Assurance = 5 }, "assurance"},
+		"anonymous":                 {func(c *jwt.Config) { c.Kind = policy.KindAnonymous }, "kind"},
+		"a password":                {func(c *jwt.Config) { c.Pass = []string{"email", "password"} }, "pass[1]"},
+		"empty required claims":     {func(c *jwt.Config) { c.RequiredClaims = make([]jwt.ClaimPath, 1) }, "required_claims[0]"},
+		"a client of nothing":       {func(c *jwt.Config) { c.Clients = []string{""} }, "clients[0]"},
 	} {
 		config := jwt.Config{URL: issuerURL, Audiences: []string{"orders"}}
+		config.SetDefaults()
 		c.change(&config)
 		var paths []string
 		config.Check(func(path, message, suggestion string) {

@@ -90,7 +90,8 @@ func New(configs []Config, deps Dependencies) (*Authenticator, error) {
 	}
 	var faults []error
 	for n := range configs {
-		c := &configs[n]
+		c := configs[n]
+		c.fill()
 		fault := func(path, message, suggestion string) {
 			if suggestion != "" {
 				message += ": " + suggestion
@@ -105,7 +106,7 @@ func New(configs []Config, deps Dependencies) (*Authenticator, error) {
 		if len(faults) > before {
 			continue
 		}
-		i, err := newIssuer(c, deps.Keys[c.URL])
+		i, err := newIssuer(&c, deps.Keys[c.URL])
 		if err != nil {
 			fault("", err.Error(), "")
 			continue
@@ -140,20 +141,17 @@ func newIssuer(c *Config, keys jose.Keys) (*issuer, error) {
 		algorithms:  slices.Clone(c.Algorithms),
 		audiences:   slices.Clone(c.Audiences),
 		clients:     slices.Clone(c.Clients),
-		skew:        or(c.ClockSkew, defaultClockSkew),
+		skew:        c.ClockSkew,
 		maxLifetime: c.MaxLifetime,
-		maxBytes:    or(c.MaxTokenBytes, jose.DefaultBytes),
+		maxBytes:    c.MaxTokenBytes,
 		required:    slices.Clone(c.RequiredClaims),
 		strict:      c.TokenTypes == Strict,
-		claims:      c.Claims.orDefault(),
+		claims:      c.Claims,
 		pass:        slices.Clone(c.Pass),
 		kind:        c.Kind,
-		method:      or(c.Method, policy.MethodJWT),
-		assurance:   or(c.Assurance, defaultAssurance),
+		method:      c.Method,
+		assurance:   c.Assurance,
 		constraints: c.Constraints,
-	}
-	if len(i.algorithms) == 0 {
-		i.algorithms = defaultAlgorithms
 	}
 	if i.audiences[0] == anyAudience {
 		i.audiences = nil

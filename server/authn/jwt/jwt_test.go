@@ -53,6 +53,7 @@ func newWorld(t testing.TB) *world {
 func (w *world) authenticator(t testing.TB, change func(*jwt.Config)) *jwt.Authenticator {
 	t.Helper()
 	c := jwt.Config{URL: issuerURL, Audiences: []string{"orders"}}
+	c.SetDefaults()
 	if change != nil {
 		change(&c)
 	}
@@ -200,6 +201,10 @@ func TestRefusals(t *testing.T) {
 		"not yet within the skew":  {map[string]any{"nbf": unix(30 * time.Second)}, nil, policy.ReasonAllowed},
 		"nbf 0":                    {map[string]any{"nbf": 0}, nil, policy.ReasonAllowed},
 		"nbf null":                 {map[string]any{"nbf": json.RawMessage("null")}, nil, policy.ReasonInvalidClaim},
+		"a login in the future":    {map[string]any{"auth_time": unix(31 * time.Second)}, nil, policy.ReasonInvalidClaim},
+		"a login in a while, strict skew": {map[string]any{"auth_time": unix(time.Second)}, func(c *jwt.Config) { c.ClockSkew = 0 },
+			policy.ReasonInvalidClaim},
+		"issued soon, strict skew": {map[string]any{"iat": unix(time.Second)}, func(c *jwt.Config) { c.ClockSkew = 0 }, policy.ReasonNotYetValid},
 		"issued in the future":     {map[string]any{"iat": unix(31 * time.Second)}, nil, policy.ReasonNotYetValid},
 		"issued within the skew":   {map[string]any{"iat": unix(30 * time.Second)}, nil, policy.ReasonAllowed},
 		"issued after the end":     {map[string]any{"iat": unix(2 * time.Hour)}, nil, policy.ReasonInvalidClaim},
@@ -523,6 +528,26 @@ func TestExpiryEdges(t *testing.T) {
 			rt.Fatalf("counts until %v", proof.NotAfter)
 		}
 	})
+}
+
+// auth_time may lie ahead by the skew and no more, so that nobody's login looks
+// recent for the life of the token. Zero, which some issuers write, is unknown.
+func TestAuthTime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.authenticator(t, nil)
+	for offset, want := range map[time.Duration]policy.Reason{
+		-time.Hour: policy.ReasonAllowed, 0: policy.ReasonAllowed, 30 * time.Second: policy.ReasonAllowed,
+		31 * time.Second: policy.ReasonInvalidClaim, 24 * time.Hour: policy.ReasonInvalidClaim,
+	} {
+		proof, err := authenticate(a, w.token(t, map[string]any{"auth_time": now.Add(offset).Unix()}))
+		if reason(err) != want || err == nil && !proof.Principal.AuthTime.Equal(now.Add(offset).Truncate(time.Second)) {
+			t.Errorf("%s: %v", offset, err)
+		}
+	}
+	if got := mustProve(t, a, w.token(t, map[string]any{"auth_time": 0})).Principal.AuthTime; !got.IsZero() {
+		t.Errorf("unknown is %s", got)
+	}
 }
 
 // E-03: to the nanosecond, an expired token is refused at its end.

@@ -3,7 +3,6 @@ package jwt
 import (
 	"slices"
 	"strings"
-	"time"
 	"unicode"
 
 	"github.com/postern-auth/postern/policy"
@@ -21,16 +20,15 @@ var (
 	pathAMR         = mustPath("amr")
 )
 
-// orDefault fills in the defaults. Scopes and Client stay zero: their defaults
-// are two claims each.
-func (c Claims) orDefault() Claims {
+// fill sets what is not set to its default. Scopes and Client stay zero: their
+// defaults are two claims each.
+func (c *Claims) fill() {
 	c.ID = c.ID.or(pathSubject)
 	c.Roles = c.Roles.or(pathRoles)
 	c.Permissions = c.Permissions.or(pathPermissions)
 	c.Session = c.Session.or(pathSession)
 	c.ACR = c.ACR.or(pathACR)
 	c.AMR = c.AMR.or(pathAMR)
-	return c
 }
 
 // reader reads mapped claims and keeps the first error, so that the list of
@@ -51,7 +49,7 @@ func (i *issuer) proof(claims jose.Value, key *jose.Key, life lifetime) (*authn.
 		Scopes:       r.scopes(either(claims, i.claims.Scopes, "scope", "scp")),
 		ACR:          r.identifier("acr", i.claims.ACR.find(claims)),
 		AMR:          r.names("amr", i.claims.AMR.find(claims)),
-		AuthTime:     r.instant("auth_time"),
+		AuthTime:     life.authenticated,
 		Actors:       r.actors(claims.Get("act")),
 		CredentialID: r.identifier("jti", claims.Get("jti")),
 		Claims:       i.passed(claims),
@@ -232,18 +230,6 @@ func isScope(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// instant returns a date, or the zero time for none and for 0.
-func (r *reader) instant(name string) time.Time {
-	t, err := date(r.claims, name)
-	if err != nil && r.err == nil {
-		r.err = err
-	}
-	if t.Unix() <= 0 {
-		return time.Time{}
-	}
-	return t
 }
 
 // actors returns the chain of those who act for the subject, outermost first

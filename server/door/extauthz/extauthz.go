@@ -98,10 +98,10 @@ func New(checker Checker, c Config, log *slog.Logger) *Door {
 	}
 }
 
-const (
-	serviceName = "envoy.service.auth.v3.Authorization"
-	fullMethod  = "/" + serviceName + "/Check"
-)
+const serviceName = "envoy.service.auth.v3.Authorization"
+
+// Method is the full name of the one method, as interceptors see it.
+const Method = "/" + serviceName + "/Check"
 
 // Register offers the service on a gRPC server, under Envoy's name and file
 // descriptor, so that reflection shows it as what it is.
@@ -129,7 +129,7 @@ func (d *Door) serve(_ any, ctx context.Context, receive func(any) error, interc
 	if interceptor == nil {
 		return d.check(ctx, q), nil
 	}
-	return interceptor(ctx, q, &grpc.UnaryServerInfo{Server: d, FullMethod: fullMethod},
+	return interceptor(ctx, q, &grpc.UnaryServerInfo{Server: d, FullMethod: Method},
 		func(ctx context.Context, _ any) (any, error) { return d.check(ctx, q), nil })
 }
 
@@ -142,6 +142,13 @@ func (d *Door) check(ctx context.Context, q *request) (p *response) {
 		}
 	}()
 	a := &q.attributes
+	if door.IsUnlisted(ctx) {
+		var dec policy.Decision
+		door.Deny(&dec, policy.ReasonCallerUnlisted)
+		p = newResponse()
+		d.answer(p, &dec, a)
+		return p
+	}
 	a.Door, a.Caller = Name, door.Caller(ctx)
 	dec := d.checker.Check(ctx, a)
 	if q.err != nil && dec.Allowed {

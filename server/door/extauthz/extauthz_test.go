@@ -181,7 +181,7 @@ func (bytesCodec) Unmarshal(data mem.BufferSlice, v any) error {
 func send(t *testing.T, conn *grpc.ClientConn, wire []byte) (*authv3.CheckResponse, error) {
 	t.Helper()
 	var reply []byte
-	if err := conn.Invoke(t.Context(), fullMethod, wire, &reply, grpc.ForceCodecV2(bytesCodec{})); err != nil {
+	if err := conn.Invoke(t.Context(), Method, wire, &reply, grpc.ForceCodecV2(bytesCodec{})); err != nil {
 		return nil, err
 	}
 	m := new(authv3.CheckResponse)

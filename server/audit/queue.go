@@ -1,0 +1,62 @@
+package audit
+
+import (
+	"context"
+	"sync/atomic"
+)
+
+// queueLength is how many items may wait for a queue's goroutine.
+const queueLength = 4096
+
+// queue hands items to one goroutine. Whoever puts one in never waits: what does
+// not fit is dropped and counted.
+type queue[T any] struct {
+	items   chan T
+	closing atomic.Bool
+	end     chan struct{} // closed when nothing more is to come
+	ended   chan struct{} // closed when everything is dealt with
+	dropped atomic.Uint64
+}
+
+// newQueue starts the goroutine, which calls handle for each item, in order.
+func newQueue[T any](handle func(T)) *queue[T] {
+	q := &queue[T]{items: make(chan T, queueLength), end: make(chan struct{}), ended: make(chan struct{})}
+	go q.run(handle)
+	return q
+}
+
+func (q *queue[T]) run(handle func(T)) {
+	defer close(q.ended)
+	for {
+		select {
+		case item := <-q.items:
+			handle(item)
+		case <-q.end:
+			for len(q.items) > 0 {
+				handle(<-q.items)
+			}
+			return
+		}
+	}
+}
+
+func (q *queue[T]) put(item T) {
+	select {
+	case q.items <- item:
+	default:
+		q.dropped.Add(1)
+	}
+}
+
+// close waits until what is queued is dealt with, or gives up with ctx. It may be
+// called once; whoever puts in items looks at closing first.
+func (q *queue[T]) close(ctx context.Context) error {
+	q.closing.Store(true)
+	close(q.end)
+	select {
+	case <-q.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
