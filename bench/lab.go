@@ -34,14 +34,26 @@ func newLab(ctx context.Context) (*lab, error) {
 		return nil, err
 	}
 	l := &lab{dir: dir, postern: filepath.Join(dir, "postern"), stock: filepath.Join(dir, "stock")}
+	if err := l.furnish(ctx); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// fewKeys is the number of keys where it is not what is measured.
+const fewKeys = 10
+
+// furnish builds the binaries and writes the fixture.
+func (l *lab) furnish(ctx context.Context) (err error) {
 	for binary, pkg := range map[string]string{l.postern: "./cmd/postern", l.stock: "./bench/stock"} {
 		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, pkg)
 		if out, err := build.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+			return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
 		}
 	}
-	l.fixture, err = newFixture(filepath.Join(dir, "fixture"), 10)
-	return l, err
+	l.fixture, err = newFixture(filepath.Join(l.dir, "fixture"), fewKeys)
+	return err
 }
 
 func (l *lab) close() { _ = os.RemoveAll(l.dir) }
@@ -127,6 +139,20 @@ func (p *process) cpu() (time.Duration, error) {
 	return time.Duration(ticks) * (time.Second / 100), nil // USER_HZ is 100 on every Linux that Go runs on
 }
 
+// usage is what a process has used since its start.
+type usage struct {
+	cpu     time.Duration
+	mallocs float64
+}
+
+func (p *process) usage() (u usage, err error) {
+	if u.cpu, err = p.cpu(); err != nil {
+		return u, err
+	}
+	u.mallocs, err = p.mallocs()
+	return u, err
+}
+
 // rss is the resident memory in MiB.
 func (p *process) rss() (float64, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
@@ -162,6 +188,7 @@ func (p *process) mallocs() (float64, error) {
 	return 0, errors.New("the server does not tell its allocations")
 }
 
+// freeAddr is an address on loopback where nobody listens.
 func freeAddr() string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -85,7 +85,7 @@ func run(ctx context.Context, s settings) error {
 	if report.Scenarios, err = lab.scenarios(ctx, s); err != nil {
 		return err
 	}
-	print(&report)
+	show(&report)
 	if s.json == "" {
 		return nil
 	}
@@ -96,7 +96,7 @@ func run(ctx context.Context, s settings) error {
 	return os.WriteFile(s.json, append(out, '\n'), 0o644)
 }
 
-func print(r *Report) {
+func show(r *Report) {
 	fmt.Printf("%s\n%s\nbinary %.1f MiB; one RSA-2048 verification %.1f µs\n\n", r.When.Format(time.RFC3339), r.Machine, r.BinaryMiB, r.RSAMicros)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	defer w.Flush()

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"slices"
@@ -146,16 +148,32 @@ func turn(ctx context.Context, s settings, p *process, requests [][]byte, once b
 		defer c.Close()
 		conns[i] = c
 	}
-	cpu, err := p.cpu()
-	if err != nil {
-		return Figures{}, err
-	}
-	mallocs, err := p.mallocs()
+	before, err := p.usage()
 	if err != nil {
 		return Figures{}, err
 	}
 	begin := time.Now()
-	until := begin.Add(s.turn)
+	latencies, err := drive(ctx, s, conns, requests, once)
+	took := time.Since(begin)
+	if err != nil {
+		return Figures{}, err
+	}
+	after, err := p.usage()
+	if err != nil {
+		return Figures{}, err
+	}
+	slices.Sort(latencies)
+	n := float64(len(latencies))
+	return Figures{
+		CPU: float64(after.cpu-before.cpu) / 1e3 / n, Allocs: (after.mallocs - before.mallocs) / n, Rate: n / took.Seconds(),
+		P50: latencies[len(latencies)/2], P99: latencies[len(latencies)*99/100],
+	}, nil
+}
+
+// drive asks for the length of a turn, or until the requests that may be sent once
+// are used up, and returns the latencies in microseconds.
+func drive(ctx context.Context, s settings, conns []*grpc.ClientConn, requests [][]byte, once bool) ([]float64, error) {
+	until := time.Now().Add(s.turn)
 	var next atomic.Int64
 	latencies := make([][]float64, s.concurrency)
 	errs := make([]error, s.concurrency)
@@ -178,27 +196,12 @@ func turn(ctx context.Context, s settings, p *process, requests [][]byte, once b
 		})
 	}
 	group.Wait()
-	took := time.Since(begin)
-	cpuAfter, err := p.cpu()
-	if err != nil {
-		return Figures{}, err
-	}
-	mallocsAfter, err := p.mallocs()
-	if err != nil {
-		return Figures{}, err
-	}
-	for _, err := range errs {
-		if err != nil {
-			return Figures{}, err
-		}
-	}
 	all := slices.Concat(latencies...)
-	slices.Sort(all)
-	n := float64(len(all))
-	return Figures{
-		CPU: float64(cpuAfter-cpu) / 1e3 / n, Allocs: (mallocsAfter - mallocs) / n, Rate: n / took.Seconds(),
-		P50: all[len(all)/2], P99: all[len(all)*99/100],
-	}, nil
+	err := cmp.Or(errs...)
+	if err == nil && len(all) == 0 {
+		err = cmp.Or(ctx.Err(), errors.New("nothing was asked"))
+	}
+	return all, err
 }
 
 // call asks once, with a deadline as every gateway sets one.

@@ -19,7 +19,7 @@ type StartupResult struct {
 // startup starts Postern with few and with many keys.
 func (l *lab) startup(ctx context.Context) ([]StartupResult, error) {
 	var results []StartupResult
-	for _, keys := range []int{10, 100_000, 1_000_000} {
+	for _, keys := range []int{fewKeys, 100_000, 1_000_000} {
 		name := fmt.Sprintf("%d keys", keys)
 		f, err := newFixture(filepath.Join(l.dir, "startup", fmt.Sprint(keys)), keys)
 		if err != nil {

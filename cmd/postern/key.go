@@ -145,8 +145,8 @@ func (o *order) mint(now time.Time) (apikey.Minted, string, error) {
 	return minted, entry, refusal(cfg, entry, now)
 }
 
-// fields are the flags behind the fields of an entry.
-var fields = []struct{ path, flag string }{
+// entryFlags are the flags behind the fields of an entry.
+var entryFlags = []struct{ path, flag string }{
 	{"principal.id", "PRINCIPAL-ID"}, {"principal.kind", "--principal-kind"}, {"principal.tenant", "--tenant"},
 	{"principal.roles", "--role"}, {"principal.scopes", "--scope"}, {"principal.permissions", "--permission"},
 	{"principal.metadata", "--metadata"}, {"constraints.methods", "--method"}, {"constraints.networks", "--network"},
@@ -169,7 +169,7 @@ func refusal(cfg apikey.Config, entry string, now time.Time) error {
 	var all []error
 	for _, m := range mistakes {
 		text := m.Message
-		for _, f := range fields {
+		for _, f := range entryFlags {
 			if strings.HasPrefix(m.Path, "keys[0]."+f.path) {
 				text = f.flag + strings.TrimPrefix(text, m.Path)
 				break

@@ -21,12 +21,16 @@ import (
 // Decisions serves the decisions that the ring remembers.
 type Decisions struct {
 	adminv1.UnimplementedDecisionServiceServer
+
+	// Ring is where they are.
 	Ring *audit.Ring
 }
 
+// Bounds of a listing, in decisions. No ring is longer than maxSkip.
 const (
 	defaultPage = 50
 	maxPage     = 1000
+	maxSkip     = 1 << 20
 )
 
 // GetDecision returns a decision and its phases.
@@ -56,7 +60,7 @@ func (s *Decisions) ListDecisions(_ context.Context, req *adminv1.ListDecisionsR
 	skip := 0
 	if token := req.GetPageToken(); token != "" {
 		n, err := strconv.Atoi(token)
-		if err != nil || n < 0 || n > 1<<20 {
+		if err != nil || n < 0 || n > maxSkip {
 			return nil, status.Error(codes.InvalidArgument, "page_token is not one that this service gave")
 		}
 		skip = n

@@ -173,8 +173,8 @@ func (c *Config) Check(report func(path, message, suggestion string)) {
 			report(fmt.Sprintf("credential_headers[%d]", i), fmt.Sprintf("%q is not a header field name", name), "write it in lower case")
 		}
 	}
-	if n := len(singleHeaders) + len(c.CredentialHeaders); n > 64 {
-		report("credential_headers", "too many", fmt.Sprintf("use at most %d", 64-len(singleHeaders)))
+	if n := len(singleHeaders) + len(c.CredentialHeaders); n > maxSingle {
+		report("credential_headers", "too many", fmt.Sprintf("use at most %d", maxSingle-len(singleHeaders)))
 	}
 }
 

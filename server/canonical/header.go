@@ -46,6 +46,9 @@ const (
 	bitHost
 )
 
+// maxSingle is how many single fields there may be: each has a bit of 64.
+const maxSingle = 64
+
 // otherHeaders are guarded but may occur more than once: cookies (RFC 9113
 // section 8.2.3) and lists.
 var otherHeaders = map[string]guard{

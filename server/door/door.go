@@ -4,9 +4,11 @@
 // keeps nothing between requests.
 //
 // What is the same behind every door lives here, so that no door can do it
-// differently: which name the enforcement point has (Caller), which Decision is
-// an allow (Settle), how a deny looks to the end client (Refusals), which header
-// fields can be sent at all (Sendable), and how header names are compared (Lower).
+// differently: which name the enforcement point has (Caller) and whether it may ask
+// at all (IsUnlisted), which Decision is an allow (Settle), what a panic comes to
+// (Recovered, Fault), how a deny looks to the end client (Refusals), which header
+// fields can be sent at all (Sendable), how header names are compared (Lower), what
+// counts as JSON (JSON), and how Postern's own messages are written (DecisionProto).
 package door
 
 import (
@@ -28,6 +30,13 @@ func WithCaller(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, callerKey{}, name)
 }
 
+// Caller returns the name of the enforcement point that asks; empty if nobody
+// is listed.
+func Caller(ctx context.Context) string {
+	name, _ := ctx.Value(callerKey{}).(string)
+	return name
+}
+
 type unlistedKey struct{}
 
 // Unlisted returns a context for an enforcement point that may not ask. A door
@@ -38,13 +47,6 @@ func Unlisted(ctx context.Context) context.Context {
 
 // IsUnlisted reports whether the enforcement point may not ask.
 func IsUnlisted(ctx context.Context) bool { return ctx.Value(unlistedKey{}) != nil }
-
-// Caller returns the name of the enforcement point that asks; empty if nobody
-// is listed.
-func Caller(ctx context.Context) string {
-	name, _ := ctx.Value(callerKey{}).(string)
-	return name
-}
 
 // Settle makes a whole answer of a Decision before a door looks at it. An allow
 // needs both words for it, Allowed and the reason that goes with it, and header

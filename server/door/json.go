@@ -5,6 +5,12 @@ import (
 	"math"
 )
 
+// MaxDepth is how deep the JSON of an answer may be nested. A level is up to three
+// messages, and parsers stop at 100: a gateway's would take the whole answer for
+// garbage and, where it fails open, let the request through. What is deeper becomes
+// null.
+const MaxDepth = 24
+
 // JSON returns a JSON value in one of the six forms that encoding/json decodes
 // into: nil, bool, float64, string, []any and map[string]any. It looks at the
 // outermost level only. What is no JSON value becomes nil, and so do numbers

@@ -161,10 +161,6 @@ func texts(list []string) []string {
 	return all
 }
 
-// maxDepth is how deep JSON may be nested in an answer: a level is up to three
-// messages, and parsers stop at 100. What is deeper becomes null.
-const maxDepth = 24
-
 func structOf(m map[string]any) *structpb.Struct {
 	if len(m) == 0 {
 		return nil
@@ -181,7 +177,7 @@ func valueOf(v any, depth int) *structpb.Value {
 	case string:
 		return structpb.NewStringValue(valid(v))
 	case []any:
-		if depth < maxDepth {
+		if depth < MaxDepth {
 			list := &structpb.ListValue{Values: make([]*structpb.Value, len(v))}
 			for i, element := range v {
 				list.Values[i] = valueOf(element, depth+1)
@@ -189,7 +185,7 @@ func valueOf(v any, depth int) *structpb.Value {
 			return structpb.NewListValue(list)
 		}
 	case map[string]any:
-		if depth < maxDepth {
+		if depth < MaxDepth {
 			s := &structpb.Struct{Fields: make(map[string]*structpb.Value, len(v))}
 			for name, member := range v {
 				s.Fields[valid(name)] = valueOf(member, depth+1)

@@ -192,8 +192,8 @@ func appendBase64(dst []byte, text string) ([]byte, bool) {
 const maxDate = 253402300799
 
 // NumericDate returns the instant that a number names (RFC 7519 section 2):
-// seconds since 1970, possibly with a fraction or an exponent; in UTC. It returns false
-// for what is no number, and for negative and overflowing ones.
+// seconds since 1970, possibly with a fraction or an exponent; in UTC. It returns
+// false for what is no number, and for negative and overflowing ones.
 func (v Value) NumericDate() (time.Time, bool) {
 	if v.Kind() != Number {
 		return time.Time{}, false

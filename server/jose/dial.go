@@ -12,11 +12,10 @@ import (
 	"syscall"
 )
 
-// networks lists addresses to which a fetch must not lead. The first group is
-// never a place for keys, but where clouds keep their credentials, or where a
-// packet does not go to one known host; no option opens it. The second group is
-// the inside of somebody's network, where a name that an outsider controls must
-// not lead.
+// The addresses to which a fetch must not lead. forbiddenNetworks are never a place
+// for keys, but where clouds keep their credentials, or where a packet does not go
+// to one known host; no option opens them. privateNetworks are the inside of
+// somebody's network, where a name that an outsider controls must not lead.
 var (
 	forbiddenNetworks = prefixes(
 		"0.0.0.0/8",          // this network (RFC 1122); reaches loopback on Linux

@@ -5,12 +5,12 @@
 // Decode works in five steps, each of which only runs on what the one before
 // let through:
 //
-//  1. bytes      size, UTF-8, control characters, tabs: before any parsing
-//  2. nodes      go.yaml.in/yaml/v3 parses one document into positioned nodes
-//  3. tree       depth; anchors, aliases, merge keys and explicit tags refused
-//  4. values     nodes into Go values by reflection and `yaml:"name"` tags;
+//  1. bytes: size, UTF-8, control characters, tabs, before any parsing
+//  2. nodes: go.yaml.in/yaml/v3 parses one document into positioned nodes
+//  3. tree: depth; anchors, aliases, merge keys and explicit tags refused
+//  4. values: nodes into Go values by reflection and `yaml:"name"` tags;
 //     unknown and repeated fields, wrong types, secrets
-//  5. hooks      the values check themselves, and their complaints are put back
+//  5. hooks: the values check themselves, and their complaints are put back
 //     at the line that caused them
 //
 // Steps 4 and 5 go on after an error, so one run reports all of them, each with
@@ -36,25 +36,19 @@ import (
 	"encoding"
 	"fmt"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
 
-// Checker is implemented by types that find more than one fault in themselves.
+// Checker is implemented by types that find faults in themselves.
 // Check calls report for each: path is relative to the value ("keys.refresh",
 // "audiences[1]", "" for the value itself), and suggestion says what to do, or is
 // empty. Messages must not hold secrets. Check runs after all values are decoded
 // and must cope with fields that are unset because they were wrong.
 type Checker interface {
 	Check(report func(path, message, suggestion string))
-}
-
-// Validator is Checker for types with one thing to say.
-type Validator interface {
-	Validate() error
 }
 
 // Defaulter is implemented by types that do not start as their zero value where
@@ -199,7 +193,7 @@ type place struct{ key, value *yaml.Node }
 
 type hook struct {
 	path  string
-	value any
+	value Checker
 }
 
 func newDecoder(name string, src []byte, opts []Option) *decoder {
@@ -480,10 +474,8 @@ func (d *decoder) hook(v reflect.Value, path string) {
 	if !v.CanAddr() || !v.Addr().CanInterface() {
 		return
 	}
-	p := v.Addr().Interface()
-	switch p.(type) {
-	case Checker, Validator:
-		d.hooks = append(d.hooks, hook{path, p})
+	if c, ok := v.Addr().Interface().(Checker); ok {
+		d.hooks = append(d.hooks, hook{path, c})
 	}
 }
 
@@ -508,95 +500,8 @@ func (d *decoder) runHooks() {
 		if d.enough() {
 			return
 		}
-		switch v := h.value.(type) {
-		case Checker:
-			v.Check(func(path, message, suggestion string) { report(h.path, path, message, suggestion) })
-		case Validator:
-			if err := v.Validate(); err != nil {
-				report(h.path, "", err.Error(), "")
-			}
-		}
+		h.value.Check(func(path, message, suggestion string) { report(h.path, path, message, suggestion) })
 	}
-}
-
-// nodeOf returns the node for the path, or for the nearest one around it.
-func (d *decoder) nodeOf(path string) *yaml.Node {
-	for {
-		if p, ok := d.places[path]; ok {
-			if p.value.Kind == yaml.ScalarNode {
-				return p.value
-			}
-			return p.key
-		}
-		path = parent(path)
-	}
-}
-
-// markFaulty notes that something is wrong at the path, and so also within
-// whatever is around it.
-func (d *decoder) markFaulty(path string) {
-	for ; path != "" && !d.faulty[path]; path = parent(path) {
-		d.faulty[path] = true
-	}
-}
-
-// enough reports whether to stop looking: a file with so many errors is not of
-// the kind that was expected, and the quick pass needs one only.
-func (d *decoder) enough() bool {
-	return len(d.errs) > maxErrors || d.quick && len(d.errs) > 0
-}
-
-// fail adds an error about the value at the path.
-func (d *decoder) fail(n *yaml.Node, path, message, suggestion string) {
-	if d.quick {
-		d.errs = append(d.errs, nil)
-		return
-	}
-	d.markFaulty(path)
-	if path != "" {
-		message = path + ": " + message
-	}
-	d.errs = append(d.errs, d.errorAt(n, path, message, suggestion))
-}
-
-// add adds an error whose message names what it is about.
-func (d *decoder) add(n *yaml.Node, path, message, suggestion string) {
-	d.errs = append(d.errs, d.errorAt(n, path, message, suggestion))
-}
-
-func (d *decoder) errorAt(n *yaml.Node, path, message, suggestion string) *Error {
-	return &Error{
-		File: d.name, Line: n.Line, Column: n.Column,
-		Path: path, Message: message, Suggestion: suggestion,
-	}
-}
-
-// finish sorts the errors, gives each its line with the secrets masked, and
-// bounds their number.
-func (d *decoder) finish() error {
-	slices.SortStableFunc(d.errs, func(a, b *Error) int {
-		if a.Line != b.Line {
-			return a.Line - b.Line
-		}
-		return a.Column - b.Column
-	})
-	if len(d.errs) > maxErrors {
-		d.maskAll() // Nobody looked for secrets in the rest.
-		last := *d.errs[maxErrors]
-		last.Message, last.Suggestion, last.Path = "and more errors from here", "", ""
-		d.errs = append(d.errs[:maxErrors:maxErrors], &last)
-	}
-	line := d.showLine(0)
-	for _, e := range d.errs {
-		if len(d.order) == 0 { // Without a tree, nobody knows where secrets are.
-			continue
-		}
-		if line.number != e.Line {
-			line = d.showLine(e.Line)
-		}
-		e.Source, e.caret = line.window(e.Column)
-	}
-	return d.errs
 }
 
 func setDefaults(pointer reflect.Value) {

@@ -46,11 +46,10 @@ func (s *service) Check(report func(path, message, suggestion string)) {
 
 type even int
 
-func (e *even) Validate() error {
+func (e *even) Check(report func(path, message, suggestion string)) {
 	if *e%2 != 0 {
-		return errors.New("is odd")
+		report("", "is odd", "")
 	}
-	return nil
 }
 
 type limits struct {

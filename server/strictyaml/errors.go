@@ -134,7 +134,7 @@ func (d *decoder) covers(number int, line []rune) []*mask {
 		if number == m.endLine {
 			to = min(m.endColumn-1, len(line))
 			if from == 0 && strings.Trim(string(line[:to]), " -") == "" {
-				continue // The indentation of what comes next.
+				continue // the indentation of what comes next
 			}
 		}
 		for to > from && strings.ContainsRune(m.behind, line[to-1]) {

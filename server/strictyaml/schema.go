@@ -25,7 +25,7 @@ func Schema(id, title string, value any, doc Documentation) []byte {
 	}
 	out, err := json.MarshalIndent(root, "", "  ")
 	if err != nil {
-		panic(err) // Only maps, slices and strings are in there.
+		panic(err) // only maps, slices and strings are in there
 	}
 	return append(out, '\n')
 }

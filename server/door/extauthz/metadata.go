@@ -224,12 +224,6 @@ func appendAny(b []byte, name string, v any, depth int) []byte {
 	return appendMember(b, name, func(b []byte) []byte { return appendValue(b, v, depth) })
 }
 
-// maxAnswerDepth is how deep the JSON that a policy hands on may be nested. A
-// level is up to three messages, and the gateway's parser stops at 100: it would
-// take the whole answer for garbage and, where it fails open, let the request
-// through. What is deeper becomes null.
-const maxAnswerDepth = 24
-
 // appendValue appends the members of a Value for a JSON value, and null for what
 // is none.
 func appendValue(b []byte, v any, depth int) []byte {
@@ -245,11 +239,11 @@ func appendValue(b []byte, v any, depth int) []byte {
 	case string:
 		return appendText(b, stringValue, valid(v))
 	case map[string]any:
-		if depth < maxAnswerDepth {
+		if depth < door.MaxDepth {
 			return appendObject(b, v, depth+1)
 		}
 	case []any:
-		if depth < maxAnswerDepth {
+		if depth < door.MaxDepth {
 			return appendList(b, v, depth+1)
 		}
 	}
