@@ -306,8 +306,9 @@ type Limits struct {
 // Plaintext says what becomes of credentials that were sent without TLS. They are
 // denied with credential_over_plaintext unless a route says otherwise.
 type Plaintext struct {
-	// Quarantine also disables a good API key that was sent without TLS, until the
-	// keys file is loaded again: somebody may have read it. Default: false.
+	// Quarantine also disables a good API key that was sent without TLS, on this
+	// replica, until a restart or until the key's entry says released_at after it:
+	// somebody may have read it. Default: false.
 	Quarantine bool `yaml:"quarantine"`
 	// InsecureAccept accepts credentials without TLS on every route. Danger:
 	// everybody on the way can read and use them. Default: false; true in --dev.

@@ -493,6 +493,9 @@ func (j *journal) entries(t testing.TB, message string) []map[string]any {
 	t.Helper()
 	var all []map[string]any
 	for line := range strings.Lines(j.String()) {
+		if !strings.HasSuffix(line, "\n") { // the rest of it is still in the pipe
+			break
+		}
 		var e map[string]any
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("a line of the log is no JSON: %q: %v", line, err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -223,7 +222,7 @@ func (o *order) constraints() (*policy.Constraints, error) {
 	}
 	c := &policy.Constraints{Methods: o.methods}
 	for _, n := range o.networks {
-		prefix, err := netip.ParsePrefix(n)
+		prefix, err := policy.ParsePrefix(n)
 		if err != nil {
 			return nil, fmt.Errorf("--network %q: write a CIDR such as 10.0.0.0/8", n)
 		}

@@ -123,7 +123,10 @@ func (s *Snapshot) expiry(p *policy.Principal, now time.Time) int64 {
 // could not be asked, that says nothing against the answer.
 func (s *Snapshot) audit(ctx context.Context, in *policy.Input, now time.Time, cached *policy.Verdict) (*policy.Verdict, bool, error) {
 	fresh, reusable, err := s.evaluate(ctx, in, now)
-	if err != nil || !reusable || reflect.DeepEqual(fresh, cached) {
+	switch {
+	case err != nil:
+		return cached, true, nil //nolint:nilerr // no answer is no mismatch
+	case !reusable || reflect.DeepEqual(fresh, cached):
 		return cached, true, nil
 	}
 	s.cache.turnOff()

@@ -139,7 +139,7 @@ func (l *loader) read(name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot be opened, or leads out of the policy directory: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	// A named pipe would block for ever, a link to a directory is never followed.
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil, errors.New("is no regular file")

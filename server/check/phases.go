@@ -25,8 +25,8 @@ func (c *Checker) read(x *exchange) bool {
 		}
 		return x.deny(reason, err.Error())
 	}
-	route, clear := c.match(&x.request)
-	if !clear {
+	route, certain := c.match(&x.request)
+	if !certain {
 		return x.deny(policy.ReasonRequestInvalid, "a forgiving server would read the path as one of another route")
 	}
 	x.route, x.decision.Route = route, route
@@ -43,10 +43,10 @@ func (t Trust) strip(a *policy.Attributes) {
 	}
 }
 
-// match finds the first route that matches. It is not clear which one that is if
-// the path, read as the most forgiving server would, is one of another route:
+// match finds the first route that matches. That is not certain if the path, read
+// as the most forgiving server would, is one of another route:
 // /ADMIN must not get past what /admin demands.
-func (c *Checker) match(q *policy.Request) (route *policy.Route, clear bool) {
+func (c *Checker) match(q *policy.Request) (route *policy.Route, certain bool) {
 	at := first(c.routes, q)
 	if q.Folded != q.Path || c.foldedDiffer || endsWithSlash(q.Path) {
 		folded := policy.Request{Host: q.Host, Method: q.Method, Path: q.Folded}
