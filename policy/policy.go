@@ -24,8 +24,8 @@ import (
 // Attributes is a request as the enforcement point saw it: raw, unread and
 // untrusted. Doors fill it, canonical reads it.
 type Attributes struct {
-	// Door names the wire protocol that brought the request: "grpc",
-	// "extauthz" or "forwardauth".
+	// Door names the wire protocol that brought the request: "grpc" or
+	// "extauthz".
 	Door string
 	// Caller names the enforcement point that asked, as the configuration's
 	// `callers` know it. Empty where nobody is listed.
@@ -45,6 +45,9 @@ type Attributes struct {
 	Path string
 	// Protocol is the HTTP version, for example "HTTP/2"; for logs only.
 	Protocol string
+	// Proxyless says that a gRPC client or server may ask for itself, without a
+	// gateway (gRFC A92): the message knows neither host nor scheme.
+	Proxyless bool
 	// Headers are the header fields in the order of arrival, duplicates kept.
 	Headers Headers
 	// Body is what the gateway forwarded of the body; nil if nothing.
@@ -276,6 +279,25 @@ const (
 	StateMirror State = "mirror" // read an index in RAM
 	StateStore  State = "store"  // waited for a store or an issuer
 )
+
+// Max returns the one of the two that needed more state. A State of no known name
+// counts as none.
+func (s State) Max(other State) State {
+	if other.rank() > s.rank() {
+		return other
+	}
+	return s
+}
+
+func (s State) rank() int {
+	switch s {
+	case StateMirror:
+		return 1
+	case StateStore:
+		return 2
+	}
+	return 0
+}
 
 // Phase is a stage on the way to a decision.
 type Phase uint8

@@ -228,6 +228,23 @@ func TestConstraints(t *testing.T) {
 	}
 }
 
+// The more state wins on either side; a word that is no state counts as none.
+func TestStateMax(t *testing.T) {
+	t.Parallel()
+	states := []policy.State{"", policy.StateNone, policy.StateMirror, policy.StateStore}
+	for i, a := range states {
+		for j, b := range states {
+			want := states[max(i, j)]
+			if i+j <= 1 {
+				want = a // neither counts
+			}
+			if got := a.Max(b); got != want {
+				t.Errorf("%q and %q: %q, want %q", a, b, got, want)
+			}
+		}
+	}
+}
+
 func TestHeadersGet(t *testing.T) {
 	t.Parallel()
 	h := policy.Headers{{Name: "a", Value: "1"}, {Name: "b", Value: "2"}, {Name: "a", Value: "3"}}

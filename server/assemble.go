@@ -66,10 +66,10 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 	}
 	requests := cfg.Request
 	requests.CredentialHeaders = credentialHeaders(cfg.Credentials)
-	requests.IdentityHeaders = append(slices.Clone(requests.IdentityHeaders), identityNames(cfg.Upstream.Headers)...)
-	if len(cfg.Request.IdentityHeaders) == 0 {
-		requests.IdentityHeaders = append(requests.IdentityHeaders, "x-auth-*")
+	if len(requests.IdentityHeaders) == 0 {
+		requests.IdentityHeaders = canonical.DefaultIdentityHeaders() // before others join them
 	}
+	requests.IdentityHeaders = slices.Concat(requests.IdentityHeaders, identityNames(cfg.Upstream.Headers))
 	reader, err := canonical.New(requests)
 	if err != nil {
 		return nil, fmt.Errorf("request: %w", err)
@@ -143,7 +143,7 @@ func (p *parts) assembleTokens(cfg *Config, prev *parts, env surroundings) (*aut
 		}
 		p.sources[issuer.URL], keys[issuer.URL] = s, s
 	}
-	tokens, err := jwt.New(configs, jwt.Dependencies{Keys: keys, Now: env.now})
+	tokens, err := jwt.New(configs, jwt.Deps{Keys: keys, Now: env.now})
 	if err != nil {
 		return nil, err
 	}
@@ -288,11 +288,10 @@ func identityNames(headers map[string]Attribute) []string {
 // usual names of an identity, the places in which proxies put a path that was
 // rewritten, and what the configuration names exactly.
 func reserved(configured []string) []string {
-	names := []string{
-		"x-auth-principal", "x-auth-tenant", "x-auth-roles", "x-auth-scopes", "x-auth-issuer", "x-auth-method",
-		"x-auth-decision", "x-auth-user", "x-auth-email", "x-auth-groups", "x-auth-permissions",
+	names := append(identityNames(defaultHeaders()),
+		"x-auth-user", "x-auth-email", "x-auth-groups", "x-auth-permissions",
 		"x-original-url", "x-rewrite-url",
-	}
+	)
 	for _, name := range configured {
 		if !strings.HasSuffix(name, "*") {
 			names = append(names, strings.ToLower(name))

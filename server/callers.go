@@ -153,7 +153,7 @@ func (c *callers) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	switch {
 	case !ok && info.FullMethod == extauthz.Method:
 		c.refused.Add(1)
-		return next(door.Unlisted(ctx), req)
+		return next(door.WithUnlisted(ctx), req)
 	case !ok:
 		c.refused.Add(1)
 		return nil, errNotCaller

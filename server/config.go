@@ -1,22 +1,19 @@
 package server
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/policy/rego"
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/authn/apikey"
-	"github.com/postern-auth/postern/server/authn/jwt"
 	"github.com/postern-auth/postern/server/canonical"
-	"github.com/postern-auth/postern/server/jose"
+	"github.com/postern-auth/postern/server/door"
+	"github.com/postern-auth/postern/server/door/extauthz"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -72,14 +69,15 @@ type Config struct {
 	Limits Limits `yaml:"limits"`
 	// OnFault is what ext_authz answers if a request could not be decided: "deny",
 	// a denied response with status 503, which a gateway that fails open obeys as
-	// well; or "error_response", a gRPC error. Danger: a gateway with
-	// failure_mode_allow lets a request through on an error. Default: deny.
-	OnFault OnFault `yaml:"on_fault"`
+	// well; or "error_response", an error in the protocol's own words (Envoy 1.37 and
+	// later). Danger: a gateway with failure_mode_allow lets a request through on an
+	// error. Default: deny.
+	OnFault extauthz.OnFault `yaml:"on_fault"`
 	// StatusProfile chooses the HTTP status that ext_authz answers for credentials
 	// that are refused: "standard", 401 as RFC 9110 has it; or "legacy", 403 for API
 	// keys that are unknown, revoked or expired. CheckService always says the
 	// standard one. Default: standard.
-	StatusProfile StatusProfile `yaml:"status_profile"`
+	StatusProfile door.StatusProfile `yaml:"status_profile"`
 	// Realm is the realm in WWW-Authenticate (RFC 9110 section 11.5). Default:
 	// postern.
 	Realm string `yaml:"realm"`
@@ -97,414 +95,6 @@ type Config struct {
 	references map[string]string
 }
 
-// Listen says where Postern listens: ADDRESS:PORT, or unix:///path for a socket
-// that its directory's permissions guard.
-type Listen struct {
-	// GRPC serves CheckService and Envoy's ext_authz. An address that is not
-	// loopback needs `callers` or `tls.client_ca`. Default: 127.0.0.1:9191.
-	GRPC Address `yaml:"grpc"`
-	// Admin serves metrics, health and explanations over HTTP, or is "off". An
-	// address that is not loopback needs `callers` or `tls.client_ca`. Danger:
-	// explanations show who called what; keep it on a private network. Default:
-	// 127.0.0.1:9192.
-	Admin Address `yaml:"admin"`
-}
-
-// TLS is the server's side of TLS. The files are read again when they change.
-type TLS struct {
-	// Cert is a PEM file with the server's certificate and its chain. Required.
-	Cert strictyaml.Path `yaml:"cert,required"`
-	// Key is the PEM file with its private key. Required.
-	Key strictyaml.Path `yaml:"key,required"`
-	// ClientCA is a PEM file of CAs. If set, every client must show a certificate
-	// that one of them signed.
-	ClientCA strictyaml.Path `yaml:"client_ca"`
-	// MinVersion is the oldest version of TLS: "1.2" or "1.3". Default: "1.3".
-	MinVersion TLSVersion `yaml:"min_version"`
-}
-
-// SetDefaults implements strictyaml.Defaulter.
-func (t *TLS) SetDefaults() { t.MinVersion = TLS13 }
-
-// verifiesClients reports whether whoever connects shows a certificate. A nil TLS
-// is none at all.
-func (t *TLS) verifiesClients() bool { return t != nil && t.ClientCA != "" }
-
-// Caller is a gateway or service that may ask. It must satisfy every one of
-// `spiffe`, `dns`, `cidrs` and `token` that is set, and at least one must be.
-type Caller struct {
-	// Name names the caller in logs and policies. Required, unique.
-	Name string `yaml:"name,required"`
-	// SPIFFE is the SPIFFE ID in its client certificate, for example
-	// spiffe://prod.example.com/ns/edge/sa/envoy. Needs `tls.client_ca`.
-	SPIFFE string `yaml:"spiffe"`
-	// DNS is a DNS name in its client certificate. Needs `tls.client_ca`.
-	DNS string `yaml:"dns"`
-	// CIDRs are the networks from which it connects, for example 10.0.3.0/24.
-	CIDRs []netip.Prefix `yaml:"cidrs"`
-	// Token is what it sends as gRPC metadata `authorization: Bearer TOKEN`, at
-	// least 16 characters, as ${file:…} or ${env:…}. Without TLS it needs `cidrs`
-	// as well, because others could read it on its way.
-	Token policy.Secret `yaml:"token"`
-	// Trust lists what it is believed to say about its own clients:
-	// "source_principal", the identity that it verified for their connection, and
-	// "context_extensions", what its routes say of themselves. Default: nothing.
-	// Danger: whoever is trusted can name any identity.
-	Trust []Trust `yaml:"trust"`
-}
-
-// CredentialRule says where one kind of credential is carried.
-type CredentialRule struct {
-	// From is the place: header:NAME, header:authorization/SCHEME, or query:NAME,
-	// which is only looked at on routes with `insecure_query_credential`. Required.
-	From authn.Location `yaml:"from,required"`
-	// Use lists what may be found there, in the order in which it is tried:
-	// api_key, pat, jwt, or what an issuer's `method` says. A single one needs no
-	// brackets. Required.
-	Use []policy.Method `yaml:"use,required,scalar"`
-}
-
-// Issuer is one issuer of tokens and the way to its keys.
-type Issuer struct {
-	// Config says who the issuer is and what its tokens mean.
-	jwt.Config `yaml:",inline"`
-	// Keys says how the issuer's keys are fetched and kept.
-	Keys jose.SourceConfig `yaml:"keys"`
-}
-
-// SetDefaults implements strictyaml.Defaulter. Those of Keys depend on each other,
-// so they are set when the file has been read.
-func (s *Issuer) SetDefaults() { s.Config.SetDefaults() }
-
-// Route says what requests to some place must bring before the policy is asked.
-// It never allows anything by itself.
-type Route struct {
-	// Name names the route in policies, logs and metrics. Required, unique.
-	Name string `yaml:"name,required"`
-	// Hosts are host names without port, or *.example.com for every name below.
-	// Default: every host.
-	Hosts []policy.HostPattern `yaml:"hosts"`
-	// Methods are HTTP methods in capitals. Default: every method.
-	Methods []string `yaml:"methods"`
-	// Paths are /orders/7, /orders/* for one more segment, or /public/** for
-	// everything below. Default: every path.
-	Paths []policy.PathPattern `yaml:"paths"`
-	// AnyOf lists methods of authentication, one of which must be used: api_key,
-	// pat, jwt, or what an issuer's `method` says. Default: every configured one.
-	AnyOf []policy.Method `yaml:"any_of"`
-	// AllOf lists methods that must all be used, instead of AnyOf.
-	AllOf []policy.Method `yaml:"all_of"`
-	// Anonymous lets requests without any credential on to the policy. A bad
-	// credential is refused all the same. It does not go with `kinds`, `scopes`,
-	// `min_assurance`, `max_age` and `tenant`, which such a request could not meet.
-	// Default: false.
-	Anonymous bool `yaml:"anonymous"`
-	// Kinds lists the kinds of principals that are accepted: user, service, agent,
-	// device. Default: every kind.
-	Kinds []policy.Kind `yaml:"kinds"`
-	// Scopes must all be held.
-	Scopes []string `yaml:"scopes"`
-	// Permission is what the request needs, which the policy decides:
-	// input.route.permission.
-	Permission string `yaml:"permission"`
-	// MinAssurance is the least level of proof: 1 password, 2 key or bearer token,
-	// 3 signed token, 4 certificate or second factor. Default: 0, every level.
-	MinAssurance int `yaml:"min_assurance"`
-	// MaxAge is the longest time since the user authenticated. Default: 0s, any.
-	MaxAge time.Duration `yaml:"max_age"`
-	// Tenant owns what the route leads to; principals of others are refused.
-	Tenant string `yaml:"tenant"`
-	// InsecurePlaintext accepts credentials over connections without TLS. Danger:
-	// everybody on the way can read and use them. Default: false.
-	InsecurePlaintext bool `yaml:"insecure_plaintext"`
-	// InsecureQueryCredential names the query parameter in which a legacy client
-	// may send its credential; `credentials` needs a rule for query:NAME. Danger:
-	// URLs stand in every access log and browser history.
-	InsecureQueryCredential string `yaml:"insecure_query_credential"`
-	// Labels are for the policy: input.route.labels.
-	Labels map[string]string `yaml:"labels"`
-}
-
-// Policy returns the route as the phases know it.
-func (r Route) Policy() policy.Route { return policy.Route(r) }
-
-// Upstream is what the service behind the gateway gets to see.
-type Upstream struct {
-	// Headers are the fields in which it is told who called, and what each says:
-	// id, kind, tenant, roles, scopes, permissions, issuer, method, assurance,
-	// credential (its id) or decision (its id). Fields of these names that a client
-	// sends are removed. A mapping here replaces the default: x-auth-principal: id,
-	// x-auth-tenant: tenant, x-auth-roles: roles, x-auth-scopes: scopes,
-	// x-auth-issuer: issuer, x-auth-method: method, x-auth-decision: decision.
-	Headers map[string]Attribute `yaml:"headers"`
-	// InsecureKeepCredential leaves the caller's credential on the request. Danger:
-	// the service, and whatever it logs or calls, can then act as the caller.
-	// Default: false, it is removed.
-	InsecureKeepCredential bool `yaml:"insecure_keep_credential"`
-}
-
-// Cache bounds the memory of proven credentials. Decisions have a cache of their
-// own, `policy.cache`.
-type Cache struct {
-	// Credentials that proved good.
-	Credentials GoodCache `yaml:"credentials"`
-	// Negative are credentials that proved bad, apart from the good ones, so that
-	// garbage cannot drive those out.
-	Negative BadCache `yaml:"negative"`
-}
-
-// GoodCache bounds the memory of good credentials.
-type GoodCache struct {
-	// Size is how many are kept, 1 to 10_000_000. Default: 100_000.
-	Size int `yaml:"size"`
-	// MaxTTL is how long one counts without being proven again, less if it expires
-	// sooner; 1s to 1h. Default: 5m.
-	MaxTTL time.Duration `yaml:"max_ttl"`
-}
-
-// BadCache bounds the memory of bad credentials.
-type BadCache struct {
-	// Size is how many are kept, 1 to 10_000_000. Default: 20_000.
-	Size int `yaml:"size"`
-	// TTL is how long one is refused without being looked at again, 100ms to 1m.
-	// A key that was added meanwhile works after that time. Default: 2s.
-	TTL time.Duration `yaml:"ttl"`
-}
-
-// Decisions says what is kept and logged of decisions.
-type Decisions struct {
-	// Keep is how many of the last decisions stay in memory for `postern explain`,
-	// up to 1_000_000, at about 1 KiB each. Default: 10_000.
-	Keep int `yaml:"keep"`
-	// Log says which decisions are logged: "deny", "all" or "none". Default: deny.
-	Log DecisionLog `yaml:"log"`
-}
-
-// Limits bounds connections and messages. What is over is refused before work is
-// done on it.
-type Limits struct {
-	// MessageSize is the largest message of a caller, up to 64MiB. It must hold the
-	// largest path, query, headers and body that `request.limits` lets through, and
-	// 16KiB more. Default: 4MiB.
-	MessageSize strictyaml.Size `yaml:"message_size"`
-	// HeaderList is the largest header list of a message, 1KiB to 1MiB; Postern's
-	// callers send their own request's headers inside the message, not here.
-	// Default: 64KiB.
-	HeaderList strictyaml.Size `yaml:"header_list"`
-	// Streams is how many requests one connection may have under way, 1 to
-	// 100_000. Default: 1_000.
-	Streams uint32 `yaml:"concurrent_streams"`
-	// Connections is how many connections are served at once, 1 to 1_000_000;
-	// others wait. Default: 10_000.
-	Connections int `yaml:"connections"`
-	// Deadline is the longest time that proving a credential may take, 1ms to 1m;
-	// a caller's own deadline counts if it is shorter. Past it the answer is a deny
-	// with dependency_unavailable. policy.timeout bounds the policy. Default: 1s.
-	Deadline time.Duration `yaml:"deadline"`
-}
-
-// Plaintext says what becomes of credentials that were sent without TLS. They are
-// denied with credential_over_plaintext unless a route says otherwise.
-type Plaintext struct {
-	// Quarantine also disables a good API key that was sent without TLS, on this
-	// replica, until a restart or until the key's entry says released_at after it:
-	// somebody may have read it. Default: false.
-	Quarantine bool `yaml:"quarantine"`
-	// InsecureAccept accepts credentials without TLS on every route. Danger:
-	// everybody on the way can read and use them. Default: false; true in --dev.
-	InsecureAccept bool `yaml:"insecure_accept"`
-}
-
-// Shutdown says how the server stops.
-type Shutdown struct {
-	// Drain is how long requests under way may go on after the signal to stop, up
-	// to 10m. Meanwhile the server is not ready and takes no connections. Default:
-	// 10s.
-	Drain time.Duration `yaml:"drain"`
-}
-
-// Log is the server's own log. It holds no secrets at any level.
-type Log struct {
-	// Level is the least level that is logged: "debug", "info", "warn" or "error".
-	// Default: info.
-	Level LogLevel `yaml:"level"`
-	// Format is "text", "json" or "auto", which is text on a terminal and JSON
-	// elsewhere. Default: auto.
-	Format LogFormat `yaml:"format"`
-}
-
-// OnFault is what ext_authz answers if a request could not be decided.
-type OnFault string
-
-// The answers to a fault.
-const (
-	FaultDeny          OnFault = "deny"
-	FaultErrorResponse OnFault = "error_response"
-)
-
-// Values implements strictyaml.Enum.
-func (OnFault) Values() []string { return []string{"deny", "error_response"} }
-
-// StatusProfile chooses the HTTP status for credentials that are refused.
-type StatusProfile string
-
-// The status profiles.
-const (
-	StatusStandard StatusProfile = "standard"
-	StatusLegacy   StatusProfile = "legacy"
-)
-
-// Values implements strictyaml.Enum.
-func (StatusProfile) Values() []string { return []string{"standard", "legacy"} }
-
-// TLSVersion is a version of TLS.
-type TLSVersion string
-
-// The versions of TLS that are not broken.
-const (
-	TLS12 TLSVersion = "1.2"
-	TLS13 TLSVersion = "1.3"
-)
-
-// Values implements strictyaml.Enum.
-func (TLSVersion) Values() []string { return []string{"1.2", "1.3"} }
-
-// Trust is what a caller is believed to say.
-type Trust string
-
-// What a caller can be believed to say.
-const (
-	TrustSourcePrincipal   Trust = "source_principal"
-	TrustContextExtensions Trust = "context_extensions"
-)
-
-// Values implements strictyaml.Enum.
-func (Trust) Values() []string { return []string{"source_principal", "context_extensions"} }
-
-// Attribute is something about a principal, or about the decision on it, that an
-// upstream can be told.
-type Attribute string
-
-// The attributes.
-const (
-	AttributeID          Attribute = "id"
-	AttributeKind        Attribute = "kind"
-	AttributeTenant      Attribute = "tenant"
-	AttributeRoles       Attribute = "roles"
-	AttributeScopes      Attribute = "scopes"
-	AttributePermissions Attribute = "permissions"
-	AttributeIssuer      Attribute = "issuer"
-	AttributeMethod      Attribute = "method"
-	AttributeAssurance   Attribute = "assurance"
-	AttributeCredential  Attribute = "credential"
-	AttributeDecision    Attribute = "decision"
-)
-
-// Values implements strictyaml.Enum.
-func (Attribute) Values() []string {
-	return []string{"id", "kind", "tenant", "roles", "scopes", "permissions", "issuer", "method", "assurance", "credential", "decision"}
-}
-
-// DecisionLog says which decisions are logged.
-type DecisionLog string
-
-// The settings of the decision log.
-const (
-	LogDenies DecisionLog = "deny"
-	LogAll    DecisionLog = "all"
-	LogNone   DecisionLog = "none"
-)
-
-// Values implements strictyaml.Enum.
-func (DecisionLog) Values() []string { return []string{"deny", "all", "none"} }
-
-// LogLevel is the least level that is logged.
-type LogLevel string
-
-// Values implements strictyaml.Enum.
-func (LogLevel) Values() []string { return []string{"debug", "info", "warn", "error"} }
-
-// LogFormat is the form of the log.
-type LogFormat string
-
-// Values implements strictyaml.Enum.
-func (LogFormat) Values() []string { return []string{"auto", "text", "json"} }
-
-// Address is where to listen: an IP address with a port, or a Unix socket. The
-// zero Address is nowhere.
-type Address struct {
-	tcp  netip.AddrPort
-	unix string
-}
-
-// UnmarshalText reads ADDRESS:PORT, unix:///path, or "off".
-func (a *Address) UnmarshalText(text []byte) error {
-	s := string(text)
-	*a = Address{}
-	if s == "off" {
-		return nil
-	}
-	if path, ok := strings.CutPrefix(s, "unix://"); ok {
-		if !filepath.IsAbs(path) || strings.HasSuffix(path, "/") {
-			return errors.New("a socket is written as unix:///run/postern/check.sock")
-		}
-		a.unix = path
-		return nil
-	}
-	switch ap, err := netip.ParseAddrPort(s); {
-	case err == nil:
-		a.tcp = ap
-		return nil
-	case strings.HasPrefix(s, ":"):
-		return fmt.Errorf("say on which address: 127.0.0.1%s for this machine only, 0.0.0.0%s for every network", s, s)
-	case strings.HasPrefix(s, "localhost:"):
-		return fmt.Errorf("write the address: 127.0.0.1%s", strings.TrimPrefix(s, "localhost"))
-	}
-	return errors.New("an address is written as 127.0.0.1:9191, [::1]:9191 or unix:///run/postern/check.sock")
-}
-
-// Network is "tcp" or "unix", as net.Listen wants it; "" for nowhere.
-func (a Address) Network() string {
-	switch {
-	case a.unix != "":
-		return "unix"
-	case a.tcp.IsValid():
-		return "tcp"
-	}
-	return ""
-}
-
-// Target is the address as net.Listen wants it.
-func (a Address) Target() string {
-	if a.unix != "" {
-		return a.unix
-	}
-	return a.tcp.String()
-}
-
-// Local reports whether only this machine reaches the address.
-func (a Address) Local() bool {
-	return a.Network() != "tcp" || a.tcp.Addr().Unmap().IsLoopback()
-}
-
-// String returns the address as it is written in the configuration.
-func (a Address) String() string {
-	switch a.Network() {
-	case "unix":
-		return "unix://" + a.unix
-	case "tcp":
-		return a.tcp.String()
-	}
-	return "off"
-}
-
-// MarshalText writes what UnmarshalText reads.
-func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
-
-func loopback(port uint16) Address {
-	return Address{tcp: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)}
-}
-
 // Default returns the configuration of a file that says nothing.
 func Default() *Config {
 	return &Config{
@@ -518,8 +108,8 @@ func Default() *Config {
 		Cache:         Cache{GoodCache{100_000, 5 * time.Minute}, BadCache{20_000, 2 * time.Second}},
 		Decisions:     Decisions{Keep: 10_000, Log: LogDenies},
 		Limits:        Limits{4 * strictyaml.MiB, 64 * strictyaml.KiB, 1_000, 10_000, time.Second},
-		OnFault:       FaultDeny,
-		StatusProfile: StatusStandard,
+		OnFault:       extauthz.OnFaultDeny,
+		StatusProfile: door.StatusStandard,
 		Realm:         "postern",
 		Shutdown:      Shutdown{Drain: 10 * time.Second},
 		Log:           Log{Level: "info", Format: "auto"},
@@ -565,7 +155,7 @@ func defaultRequest() canonical.Config {
 			MaxHeaderValueBytes: 40 << 10, MaxHeaderBytes: 64 << 10, MaxBodyBytes: 1 << 20,
 		},
 		Client:          canonical.ClientConfig{UseRemoteAddress: &yes, ForwardedFor: "x-forwarded-for"},
-		IdentityHeaders: []string{"x-auth-*"},
+		IdentityHeaders: canonical.DefaultIdentityHeaders(),
 	}
 }
 
@@ -574,17 +164,6 @@ func defaultPolicy() rego.Config {
 	c := rego.Config{Entrypoint: rego.DefaultEntrypoint, RegoVersion: &one, Timeout: 50 * time.Millisecond, MaxValue: 64 << 10}
 	c.Cache = rego.CacheConfig{Size: 1 << 16, MaxBytes: 64 << 20, MaxTTL: 10 * time.Second}
 	c.Limits = rego.Limits{Files: 4096, Bytes: 64 << 20, Depth: 32}
-	return c
-}
-
-// Dev returns the configuration of `postern serve --dev`: loopback only, gRPC
-// reflection, and requests over http are served. Keys and policy are the
-// caller's to add.
-func Dev() *Config {
-	c := Default()
-	c.Reflection = true
-	c.Plaintext.InsecureAccept = true
-	c.Realm = "postern-dev"
 	return c
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server"
+	"github.com/postern-auth/postern/server/door/extauthz"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -161,7 +162,7 @@ func TestFullConfiguration(t *testing.T) {
 		"headers":        len(c.Upstream.Headers) == 3,
 		"repairs":        !*c.Request.Paths.MergeSlashes && *c.Request.Paths.StripParameters,
 		"rego":           *c.Policy.RegoVersion == 0,
-		"fault":          c.OnFault == server.FaultErrorResponse,
+		"fault":          c.OnFault == extauthz.OnFaultErrorResponse,
 	} {
 		if !ok {
 			t.Errorf("%s is wrong", what)
@@ -169,20 +170,19 @@ func TestFullConfiguration(t *testing.T) {
 	}
 }
 
-// TestDefaults checks that the defaults are valid themselves and safe, and that
-// --dev stays on this machine.
+// TestDefaults checks that the defaults are valid themselves and safe.
 func TestDefaults(t *testing.T) {
 	t.Parallel()
 	fromFile, err := server.ParseConfig("a.yaml", []byte("version: 1\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, c := range map[string]*server.Config{"default": server.Default(), "dev": server.Dev(), "file": fromFile} {
+	for name, c := range map[string]*server.Config{"default": server.Default(), "file": fromFile} {
 		c.Check(func(path, message, _ string) { t.Errorf("%s: %s: %s", name, path, message) })
 		if !c.Listen.GRPC.Local() || !c.Listen.Admin.Local() {
 			t.Errorf("%s listens to others", name)
 		}
-		if c.OnFault != server.FaultDeny || c.Upstream.InsecureKeepCredential || len(c.Routes) > 0 {
+		if c.OnFault != extauthz.OnFaultDeny || c.Upstream.InsecureKeepCredential || len(c.Routes) > 0 {
 			t.Errorf("%s is not safe: %+v", name, c)
 		}
 	}

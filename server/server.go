@@ -240,8 +240,8 @@ func (s *Server) rpcServer(cfg *Config) *grpc.Server {
 	}
 	rpc := grpc.NewServer(opts...)
 	extauthz.New(&s.live, extauthz.Config{
-		OnFault:       extauthz.OnFault(cfg.OnFault),
-		StatusProfile: door.StatusProfile(cfg.StatusProfile),
+		OnFault:       cfg.OnFault,
+		StatusProfile: cfg.StatusProfile,
 		KeyHeaders:    keyHeaders(cfg.Credentials),
 	}, s.log).Register(rpc)
 	grpcdoor.New(&s.live, &s.live, s.log).Register(rpc)

@@ -22,71 +22,95 @@ const (
 // watch reloads when a file changes, and tells the health service of readiness,
 // until ctx ends.
 func (s *Server) watch(ctx context.Context) {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		s.log.Warn("files are not watched; send SIGHUP after a change", "error", err)
-		watcher = &fsnotify.Watcher{} // its channels are nil: nothing ever comes
-	} else {
-		defer func() { _ = watcher.Close() }()
-	}
-	var in surveyed
-	look := func() (grown bool) {
-		next := s.survey()
-		for _, dir := range next.dirs {
-			// Also where it is watched already: a directory may have been replaced.
-			if err == nil && watcher.Add(dir) == nil {
-				grown = grown || !slices.Contains(in.dirs, dir)
-			}
-		}
-		next.stamps = in.stamps
-		in = next
-		return grown
-	}
-	quiet := time.NewTimer(settle)
-	quiet.Stop()
-	defer quiet.Stop()
-	var since time.Time // of the first change that is not read yet
-	changed := func() {
-		if since.IsZero() {
-			since = time.Now()
-		}
-		if time.Since(since) < patience {
-			quiet.Reset(settle)
-		}
-	}
+	w := s.newWatch()
+	defer w.close()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	if look() {
-		changed() // what was read at the start may have changed before it was watched
-	}
+	w.look() // what was read at the start may have changed before it was watched
 	s.publishHealth()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case event := <-watcher.Events:
-			if in.concerns(event) {
-				look() // what is new is watched before it is read
-				changed()
-			}
-		case err := <-watcher.Errors:
+		case event := <-w.events.Events:
+			w.happened(event)
+		case err := <-w.events.Errors:
 			s.log.Warn("changes of files were lost; all of them are read again", "error", err)
-			changed()
-		case <-quiet.C:
-			since = time.Time{}
+			w.changed()
+		case <-w.quiet.C:
+			w.since = time.Time{}
 			_ = s.Reload(ctx) // logged, and told by conditions
 			s.publishHealth()
 		case <-s.reloaded:
-			// What is named only now may have changed before it was watched.
-			if look() {
-				changed()
-			}
+			w.look() // what is named only now may have changed before it was watched
 		case <-tick.C:
-			if in.moved() { // behind a link, on a network file system, or an event was lost
-				changed()
+			if w.in.moved() { // behind a link, on a network file system, or an event was lost
+				w.changed()
 			}
 			s.publishHealth()
 		}
+	}
+}
+
+// watching is what watch knows between two events.
+type watching struct {
+	server *Server
+	events *fsnotify.Watcher
+	blind  bool // no events come
+	in     surveyed
+	quiet  *time.Timer // fires when what changed is to be read
+	since  time.Time   // of the first change that is not read yet
+}
+
+func (s *Server) newWatch() *watching {
+	w := &watching{server: s, quiet: time.NewTimer(settle)}
+	w.quiet.Stop()
+	var err error
+	if w.events, err = fsnotify.NewWatcher(); err != nil {
+		s.log.Warn("files are not watched; send SIGHUP after a change", "error", err)
+		w.events, w.blind = &fsnotify.Watcher{}, true // its channels are nil
+	}
+	return w
+}
+
+func (w *watching) close() {
+	w.quiet.Stop()
+	if !w.blind {
+		_ = w.events.Close()
+	}
+}
+
+// look surveys again and watches what it finds. What is watched only from now on
+// counts as changed.
+func (w *watching) look() {
+	next, grown := w.server.survey(), false
+	for _, dir := range next.dirs {
+		// Also where it is watched already: a directory may have been replaced.
+		if !w.blind && w.events.Add(dir) == nil {
+			grown = grown || !slices.Contains(w.in.dirs, dir)
+		}
+	}
+	next.stamps = w.in.stamps
+	w.in = next
+	if grown {
+		w.changed()
+	}
+}
+
+func (w *watching) happened(event fsnotify.Event) {
+	if w.in.concerns(event) {
+		w.look() // what is new is watched before it is read
+		w.changed()
+	}
+}
+
+// changed has everything read once it is quiet.
+func (w *watching) changed() {
+	if w.since.IsZero() {
+		w.since = time.Now()
+	}
+	if time.Since(w.since) < patience {
+		w.quiet.Reset(settle)
 	}
 }
 

@@ -34,18 +34,18 @@ type CacheConfig struct {
 }
 
 func (c CacheConfig) withDefaults() CacheConfig {
-	c.Size = cmpOr(c.Size, 100_000)
-	c.MaxTTL = cmpOr(c.MaxTTL, 5*time.Minute)
-	c.NegativeSize = cmpOr(c.NegativeSize, 20_000)
-	c.NegativeTTL = cmpOr(c.NegativeTTL, 2*time.Second)
-	c.Timeout = cmpOr(c.Timeout, 5*time.Second)
+	c.Size = positiveOr(c.Size, 100_000)
+	c.MaxTTL = positiveOr(c.MaxTTL, 5*time.Minute)
+	c.NegativeSize = positiveOr(c.NegativeSize, 20_000)
+	c.NegativeTTL = positiveOr(c.NegativeTTL, 2*time.Second)
+	c.Timeout = positiveOr(c.Timeout, 5*time.Second)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
 	return c
 }
 
-func cmpOr[T int | time.Duration](v, def T) T {
+func positiveOr[T int | time.Duration](v, def T) T {
 	if v > 0 {
 		return v
 	}

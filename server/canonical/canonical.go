@@ -246,7 +246,7 @@ func isGRPC(contentType string) bool {
 // A92): it knows no host and no scheme, and a client has not yet written its
 // content type. Behind a gateway, a request always has a scheme.
 func isProxyless(a *policy.Attributes, l *line) bool {
-	return a.Door == "extauthz" && l.scheme == "" && !l.hasHost() && !l.hasContentType
+	return a.Proxyless && l.scheme == "" && !l.hasHost() && !l.hasContentType
 }
 
 // splitRPC names the service and method of a gRPC path, which has exactly two

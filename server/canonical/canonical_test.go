@@ -498,7 +498,9 @@ func TestGRPC(t *testing.T) {
 		return a
 	}
 	proxyless := call("POST", "/pkg.Service/Method", "", "")
-	proxyless.Scheme = ""
+	proxyless.Scheme, proxyless.Proxyless = "", true
+	gateway := call("POST", "/pkg.Service/Method", "", "")
+	gateway.Scheme = ""
 	for _, a := range []*policy.Attributes{
 		call("POST", "/pkg.Service/Method", "api.test", "application/grpc"),
 		call("POST", "/pkg.Service/Method", "api.test", "application/grpc+proto"),
@@ -526,6 +528,7 @@ func TestGRPC(t *testing.T) {
 	for _, a := range []*policy.Attributes{
 		call("POST", "/pkg.Service/Method", "", "application/json"),
 		call("POST", "/pkg.Service/Method", "", ""), // a scheme, so there was a gateway
+		gateway, // the door says so
 		call("GET", "/pkg.Service/Method", "", "application/grpc"),
 		call("POST", "/", "", "application/grpc"),
 	} {

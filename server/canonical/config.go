@@ -217,10 +217,13 @@ func isFieldName(s string) bool {
 	return ok && classes == tokenPlain && len(s) <= maxGuardedName
 }
 
+// DefaultIdentityHeaders are the identity headers where none are configured.
+func DefaultIdentityHeaders() []string { return []string{"x-auth-*"} }
+
 // identityHeaders returns the configured names or the default.
 func (c *Config) identityHeaders() []string {
 	if len(c.IdentityHeaders) == 0 {
-		return []string{"x-auth-*"}
+		return DefaultIdentityHeaders()
 	}
 	return c.IdentityHeaders
 }

@@ -185,7 +185,7 @@ type httpRequest struct {
 
 // attributes does what the ext_authz door does, and lowers names.
 func (h *httpRequest) attributes() *policy.Attributes {
-	a := &policy.Attributes{Door: "extauthz", Method: h.Method, Path: h.Path, Host: h.Host, Scheme: h.Scheme}
+	a := &policy.Attributes{Door: "extauthz", Method: h.Method, Path: h.Path, Host: h.Host, Scheme: h.Scheme, Proxyless: h.Host == "" && h.Scheme == ""}
 	for name, value := range h.Headers {
 		a.Headers = append(a.Headers, policy.Header{Name: strings.ToLower(name), Value: value})
 	}

@@ -154,7 +154,9 @@ type exchange struct {
 
 var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 
-// Check decides on one request.
+// Check decides on one request. It takes from the attributes what their caller is
+// not trusted to say (Config.Trust): whoever looks at them afterwards, the policy
+// and the record first, sees what was believed.
 func (c *Checker) Check(ctx context.Context, a *policy.Attributes) (d policy.Decision) {
 	x := c.begin(a)
 	defer func() {

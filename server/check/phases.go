@@ -140,7 +140,7 @@ func (c *Checker) prove(ctx context.Context, x *exchange) bool {
 			return x.refuse(err)
 		}
 		x.proofs = append(x.proofs, proof)
-		x.decision.State = more(x.decision.State, proof.State)
+		x.decision.State = x.decision.State.Max(proof.State)
 	}
 	return c.combine(x)
 }
@@ -356,13 +356,3 @@ func (c *Checker) allow(x *exchange) bool {
 
 // authenticated ends Authenticate: the credential is good, nothing more.
 func (c *Checker) authenticated(x *exchange) bool { return c.allow(x) }
-
-func more(a, b policy.State) policy.State {
-	rank := func(s policy.State) int {
-		return slices.Index([]policy.State{policy.StateNone, policy.StateMirror, policy.StateStore}, s)
-	}
-	if rank(b) > rank(a) {
-		return b
-	}
-	return a
-}

@@ -2,7 +2,6 @@ package door
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"slices"
 	"strconv"
@@ -14,7 +13,8 @@ import (
 	"github.com/postern-auth/postern/policy"
 )
 
-// StatusProfile says which HTTP statuses refused API keys get.
+// StatusProfile says which HTTP statuses refused API keys get. Empty means
+// StatusStandard.
 type StatusProfile string
 
 // The profiles.
@@ -28,14 +28,9 @@ const (
 	StatusLegacy StatusProfile = "legacy"
 )
 
-// UnmarshalText reads one of the words above; empty means StatusStandard.
-func (p *StatusProfile) UnmarshalText(text []byte) error {
-	switch v := StatusProfile(text); v {
-	case "", StatusStandard, StatusLegacy:
-		*p = v
-		return nil
-	}
-	return errors.New(`must be "standard" or "legacy"`)
+// Values lists the values that configuration may use.
+func (StatusProfile) Values() []string {
+	return []string{string(StatusStandard), string(StatusLegacy)}
 }
 
 // Refusals renders denies. The zero value is the standard profile.

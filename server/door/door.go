@@ -39,9 +39,9 @@ func Caller(ctx context.Context) string {
 
 type unlistedKey struct{}
 
-// Unlisted returns a context for an enforcement point that may not ask. A door
+// WithUnlisted returns a context for an enforcement point that may not ask. A door
 // whose callers may take an error for a yes answers it with a deny.
-func Unlisted(ctx context.Context) context.Context {
+func WithUnlisted(ctx context.Context) context.Context {
 	return context.WithValue(ctx, unlistedKey{}, true)
 }
 

@@ -139,16 +139,6 @@ func FuzzAccept(f *testing.F) {
 	})
 }
 
-// Words of the configuration that do not exist are refused.
-func TestStatusProfileText(t *testing.T) {
-	for word, ok := range map[string]bool{"": true, "standard": true, "legacy": true, "Legacy": false} {
-		var p door.StatusProfile
-		if err := p.UnmarshalText([]byte(word)); (err == nil) != ok || ok && string(p) != word {
-			t.Errorf("%q: %q, %v", word, p, err)
-		}
-	}
-}
-
 func TestRetrySeconds(t *testing.T) {
 	for in, want := range map[time.Duration]int64{1: 1, time.Second: 1, time.Second + 1: 2, 90 * time.Second: 90} {
 		if got := door.RetrySeconds(in); got != want {

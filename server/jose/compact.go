@@ -70,7 +70,7 @@ type span struct{ start, end int }
 // parseSigned reads everything but the payload, which may be any bytes.
 func parseSigned(token string, limits Limits) (t *Token, payload span, err error) {
 	// 1. Size, before anything is done with the text.
-	limits = limits.orDefault()
+	limits = limits.withDefaults()
 	if len(token) > limits.Bytes {
 		return nil, span{}, fmt.Errorf("%w: token of %d bytes, at most %d", ErrTooLarge, len(token), limits.Bytes)
 	}
@@ -108,7 +108,7 @@ func parseSigned(token string, limits Limits) (t *Token, payload span, err error
 
 // object reads a part that must be a JSON object.
 func (t *Token) object(name string, s span, limits Limits) (Value, error) {
-	v, err := t.doc.read(s.start, s.end, limits.orDefault())
+	v, err := t.doc.read(s.start, s.end, limits.withDefaults())
 	if err == nil && v.Kind() != Object {
 		err = fmt.Errorf("%w: %s, not an object", ErrMalformed, v.Kind())
 	}

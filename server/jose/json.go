@@ -38,7 +38,7 @@ const (
 	maxDigits = 100
 )
 
-func (l Limits) orDefault() Limits {
+func (l Limits) withDefaults() Limits {
 	if l.Bytes <= 0 {
 		l.Bytes = DefaultBytes
 	}
@@ -112,7 +112,7 @@ type node struct {
 // float64 cannot hold, nothing but whitespace after it. The text is copied.
 // Errors wrap ErrTooLarge or ErrMalformed and quote nothing of the text.
 func ParseJSON(text []byte, limits Limits) (Value, error) {
-	limits = limits.orDefault()
+	limits = limits.withDefaults()
 	if len(text) > limits.Bytes {
 		return Value{}, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(text), limits.Bytes)
 	}

@@ -27,11 +27,8 @@ const (
 const maxKeyIDBytes = 1024
 
 // minSymmetricBytes is the least length of a shared secret: the output of the
-// smallest hash (RFC 7518 section 3.2). The greatest only bounds.
-const (
-	minSymmetricBytes = sha256.Size
-	maxSymmetricBytes = 1024
-)
+// smallest hash (RFC 7518 section 3.2).
+const minSymmetricBytes = sha256.Size
 
 // Key is one key that verifies signatures.
 type Key struct {
@@ -174,12 +171,13 @@ var privateMembers = [...]string{"d", "p", "q", "dp", "dq", "qi", "oth"}
 // jwk is a JWK as it was read: an object, nothing checked yet.
 type jwk struct{ Value }
 
-// errSymmetric refuses a shared secret where others can read it.
-var errSymmetric = errors.New("it is a symmetric key, which is accepted from a file by opt-in only")
+// errSymmetric refuses a shared secret where others can read it. A verifier that
+// knows a public key and accepts HMAC also invites the confusion of the two.
+var errSymmetric = errors.New("it is a symmetric key, which is no key to publish")
 
 // readKey makes a key of a JWK. The error says why it cannot be used and holds
 // no part of it but names and sizes.
-func readKey(j jwk, symmetric bool) (*Key, error) {
+func readKey(j jwk) (*Key, error) {
 	id, err := j.optional("kid")
 	if err != nil {
 		return nil, err
@@ -191,7 +189,7 @@ func readKey(j jwk, symmetric bool) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	public, err := j.public(symmetric)
+	public, err := j.public()
 	if err != nil {
 		return nil, err
 	}
@@ -250,7 +248,7 @@ func (j jwk) operations() error {
 }
 
 // public reads the members of the key's type.
-func (j jwk) public(symmetric bool) (any, error) {
+func (j jwk) public() (any, error) {
 	kty, err := j.optional("kty")
 	if err != nil {
 		return nil, err
@@ -263,10 +261,7 @@ func (j jwk) public(symmetric bool) (any, error) {
 	case "OKP":
 		return j.okp()
 	case "oct":
-		if !symmetric {
-			return nil, errSymmetric
-		}
-		return j.oct()
+		return nil, errSymmetric
 	}
 	return nil, fmt.Errorf("its kty %s is not supported", quote(kty))
 }
@@ -325,15 +320,6 @@ func (j jwk) okp() (ed25519.PublicKey, error) {
 		return nil, err
 	}
 	return x, checkEdwards(x)
-}
-
-func (j jwk) oct() (SymmetricKey, error) {
-	b, err := j.octets("k", maxSymmetricBytes)
-	if err != nil {
-		return SymmetricKey{}, err
-	}
-	k := NewSymmetricKey(b)
-	return k, checkSecret(k)
 }
 
 // checkKey holds a key that was not read from a JWK to the same rules.

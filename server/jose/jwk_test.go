@@ -225,8 +225,8 @@ func TestBadKeysAreLeftOut(t *testing.T) {
 			if len(warnings) != 1 || !strings.Contains(warnings[0], c.word) || !strings.Contains(warnings[0], "number 1") {
 				t.Errorf("warnings %q, want one with %q", warnings, c.word)
 			}
-			if _, _, err := ParseKey([]byte(c.key.text())); err == nil {
-				t.Error("accepted as a single key")
+			if set, _, err := ParseKeySet([]byte(c.key.text())); set.Len() != 0 {
+				t.Error("as a single key:", set.Len(), err)
 			}
 		})
 	}
@@ -267,7 +267,7 @@ func TestGoodKeys(t *testing.T) {
 		"secret bound":     {jwkOf("k", k.secret[:64]).with("alg", "HS384"), []string{"HS384"}},
 		"other members":    {edKey("k", 1).with("x5u", "http://x/", "x5c", []string{"?"}, "jku", 7, "kid2", nil, "ext", true), []string{"EdDSA", "Ed25519"}},
 	} {
-		set, warnings, err := ParseKeySet([]byte(setOf(c.key)), AllowSymmetric())
+		set, warnings, err := parseWithSecrets([]byte(setOf(c.key)))
 		if err != nil || len(warnings) > 0 || set.Len() != 1 {
 			t.Errorf("%s: %d keys, %v, %v", name, set.Len(), warnings, err)
 			continue
@@ -290,7 +290,7 @@ func TestShortSecrets(t *testing.T) {
 	t.Parallel()
 	for alg, least := range symmetricAlgorithms {
 		for _, n := range []int{1, least - 1} {
-			set, warnings, err := ParseKeySet([]byte(setOf(jwkOf("k", make([]byte, n)).with("alg", alg))), AllowSymmetric())
+			set, warnings, err := parseWithSecrets([]byte(setOf(jwkOf("k", make([]byte, n)).with("alg", alg))))
 			if err != nil || set.Len() != 0 || len(warnings) != 1 {
 				t.Errorf("%s with %d bytes: %d keys, %v, %v", alg, n, set.Len(), warnings, err)
 			}
@@ -379,11 +379,11 @@ func TestThumbprint(t *testing.T) {
 	if err := json.Unmarshal(vectortest.Read(t, "rfc-jose/rfc-examples.json"), &example); err != nil {
 		t.Fatal(err)
 	}
-	k, private, err := ParseKey(example.RFC7638.JWK)
-	if err != nil || private {
-		t.Fatal(private, err)
+	set, warnings, err := ParseKeySet(example.RFC7638.JWK)
+	if err != nil || set.Len() != 1 || len(warnings) > 0 {
+		t.Fatal(set.Len(), warnings, err)
 	}
-	if got := k.Thumbprint(); got != example.RFC7638.Thumbprint {
+	if got := set.keys[0].Thumbprint(); got != example.RFC7638.Thumbprint {
 		t.Errorf("%s, want %s", got, example.RFC7638.Thumbprint)
 	}
 	seen := map[string]bool{}
@@ -414,12 +414,12 @@ func TestRFCKeys(t *testing.T) {
 		"jwk/3_6.symmetric_key_encryption.json":      {hmac: true},
 	} {
 		data := vectortest.Read(t, "rfc-jose/"+name)
-		k, private, err := ParseKey(data, AllowSymmetric())
-		if (err == nil) != (want.alg != "") || private != want.private || err == nil && !k.Fits(want.alg) {
-			t.Errorf("%s: %v, private %v, %v", name, k, private, err)
+		set, _, err := parseWithSecrets(data)
+		if err != nil || (set.Len() == 1) != (want.alg != "") || set.privateSeen != want.private || want.alg != "" && !set.keys[0].Fits(want.alg) {
+			t.Errorf("%s: %d keys, private %v, %v", name, set.Len(), set.privateSeen, err)
 		}
-		if _, _, err := ParseKey(data); (err != nil) != want.hmac {
-			t.Errorf("%s as a public key: %v", name, err)
+		if set, _, err := ParseKeySet(data); err != nil || (set.Len() == 0) != want.hmac {
+			t.Errorf("%s as a public key: %d keys, %v", name, set.Len(), err)
 		}
 	}
 }

@@ -52,21 +52,14 @@ type KeySet struct {
 
 var _ Keys = (*KeySet)(nil)
 
-// ParseOption changes what ParseKeySet and ParseKey accept.
-type ParseOption func(*parser)
-
-// AllowSymmetric accepts symmetric keys (kty "oct") in a set that holds no
-// others. It is for files of a deployment's own: who can read a published
-// symmetric key can sign with it.
-func AllowSymmetric() ParseOption { return func(p *parser) { p.symmetric = true } }
-
 // ParseKeySet reads a JWK set (RFC 7517 section 5), or a single JWK as a set of
 // one. A key that cannot be used is left out, with a warning that names its kid
-// and the cause; of keys with one kid, none is used. Warnings hold no key
-// material. The error is for a document that is no key set at all, or that is
-// over MaxDocumentBytes or MaxKeys. A set without any usable key is no error
-// here.
-func ParseKeySet(data []byte, opts ...ParseOption) (*KeySet, []string, error) {
+// and the cause: symmetric keys (kty "oct") among them, because who can read a
+// published one can sign with it. Of keys with one kid, none is used. Warnings
+// hold no key material. The error is for a document that is no key set at all, or
+// that is over MaxDocumentBytes or MaxKeys. A set without any usable key is no
+// error here.
+func ParseKeySet(data []byte) (*KeySet, []string, error) {
 	doc, err := ParseJSON(data, documentLimits)
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading a key set: %w", err)
@@ -75,8 +68,7 @@ func ParseKeySet(data []byte, opts ...ParseOption) (*KeySet, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	p := newParser(opts)
-	p.mixed = mixesSymmetry(entries)
+	var p parser
 	repeated := repeatedIDs(entries)
 	var keys []*Key
 	for i, j := range entries {
@@ -94,23 +86,6 @@ func ParseKeySet(data []byte, opts ...ParseOption) (*KeySet, []string, error) {
 	set := newKeySet(keys)
 	set.privateSeen = p.privateSeen
 	return set, p.summary(), nil
-}
-
-// ParseKey reads a single JWK, as in a "jwk" header or a "cnf" claim, by the
-// same rules. private reports that it has private members, which are not read.
-func ParseKey(data []byte, opts ...ParseOption) (k *Key, private bool, err error) {
-	doc, err := ParseJSON(data, documentLimits)
-	if err != nil {
-		return nil, false, fmt.Errorf("reading a key: %w", err)
-	}
-	if doc.Kind() != Object {
-		return nil, false, fmt.Errorf("%w: a key is an object, not %s", ErrMalformed, doc.Kind())
-	}
-	k, err = newParser(opts).key(jwk{doc}, nil)
-	if err != nil {
-		return nil, false, fmt.Errorf("the key cannot be used: %w", err)
-	}
-	return k, jwk{doc}.isPrivate(), nil
 }
 
 // NewKeySet makes a set of keys that came another way, such as a secret or a PEM
@@ -218,38 +193,20 @@ func hashPart(h hash.Hash, part string) {
 
 // parser is one reading of a set.
 type parser struct {
-	symmetric   bool // accept kty "oct"
-	mixed       bool // the set holds symmetric keys beside others
 	privateSeen bool
 	warnings    []string
 	unsaid      int // warnings over maxWarnings
 }
 
-func newParser(opts []ParseOption) *parser {
-	p := new(parser)
-	for _, o := range opts {
-		o(p)
-	}
-	return p
-}
-
-var (
-	errRepeatedID = errors.New("another key has the same kid")
-	errMixed      = errors.New("it is a symmetric key in a set with public ones")
-)
+var errRepeatedID = errors.New("another key has the same kid")
 
 func (p *parser) key(j jwk, repeated map[string]bool) (*Key, error) {
-	k, err := readKey(j, p.symmetric)
+	k, err := readKey(j)
 	if err != nil {
 		return nil, err
 	}
 	if repeated[k.ID] {
 		return nil, errRepeatedID
-	}
-	// A verifier that knows a public key and accepts HMAC invites the confusion
-	// of the two.
-	if _, ok := k.Public.(SymmetricKey); ok && p.mixed {
-		return nil, errMixed
 	}
 	return k, nil
 }
@@ -302,16 +259,6 @@ func repeatedIDs(entries []jwk) map[string]bool {
 		}
 	}
 	return repeated
-}
-
-func mixesSymmetry(entries []jwk) bool {
-	symmetric := 0
-	for _, j := range entries {
-		if j.Get("kty").Is("oct") {
-			symmetric++
-		}
-	}
-	return symmetric > 0 && symmetric < len(entries)
 }
 
 // nameKey names a key in a warning: by kid if it has one, always by place.

@@ -55,8 +55,8 @@ func TestPublishedPrivateKey(t *testing.T) {
 		if len(warnings) != 1 || !strings.Contains(warnings[0], "private") || strings.Contains(warnings[0], d[:8]) {
 			t.Errorf("%q", warnings)
 		}
-		if _, is, err := ParseKey([]byte(private.text())); !is || err != nil {
-			t.Error("as a single key:", is, err)
+		if single, _, err := ParseKeySet([]byte(private.text())); err != nil || !single.privateSeen {
+			t.Error("as a single key:", single.Len(), err)
 		}
 		if keys := found(t, set, "k", "RS256"); keys[0].Public == any(k) || strings.Contains(fmt.Sprintf("%#v", keys[0]), k.D.String()) {
 			t.Error("the private half was kept")
@@ -64,11 +64,11 @@ func TestPublishedPrivateKey(t *testing.T) {
 	})
 }
 
-// Symmetric keys never count beside others, however they are allowed.
+// Symmetric keys never count beside others.
 func TestMixedSet(t *testing.T) {
 	t.Parallel()
 	secret := jwkOf("s", testKeys().secret)
-	set, warnings, err := ParseKeySet([]byte(setOf(secret, edKey("k", 1))), AllowSymmetric())
+	set, warnings, err := ParseKeySet([]byte(setOf(secret, edKey("k", 1))))
 	if err != nil || set.Len() != 1 || len(warnings) != 1 || len(found(t, set, "s", "HS256")) > 0 || len(found(t, set, "", "HS256")) > 0 {
 		t.Error(set.Len(), warnings, err)
 	}
@@ -200,7 +200,7 @@ func TestDigest(t *testing.T) {
 		setOf(edKey("a", 1), edKey("b", 1)), setOf(edKey("", 1)), setOf(edKey("", 1), edKey("", 1)),
 		setOf(secret), setOf(jwkOf("k", make([]byte, 33))), setOf(secret.with("alg", "HS256")),
 	} {
-		set, _, err := ParseKeySet([]byte(text), AllowSymmetric())
+		set, _, err := parseWithSecrets([]byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -238,26 +238,23 @@ func FuzzKeySet(f *testing.F) {
 	f.Add([]byte(edKey("one", 1).text()))
 	f.Add([]byte(setOf(jwkOf("s", testKeys().secret))))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, opts := range [][]ParseOption{nil, {AllowSymmetric()}} {
-			set, warnings, err := ParseKeySet(data, opts...)
-			if err != nil {
-				if set != nil || !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
-					t.Fatal(set, err)
-				}
-				continue
+		set, warnings, err := ParseKeySet(data)
+		if err != nil {
+			if set != nil || !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
+				t.Fatal(set, err)
 			}
-			if len(warnings) > maxWarnings+1 || set.Len() > MaxKeys {
-				t.Fatal(len(warnings), set.Len())
-			}
-			// What was read holds to the rules for what was not.
-			if _, err := NewKeySet(set.keys...); err != nil {
-				t.Fatal(err)
-			}
-			for _, k := range set.keys {
-				_, secret := k.Public.(SymmetricKey)
-				if secret && opts == nil || secret != (k.Thumbprint() == "") {
-					t.Fatalf("%+v", k)
-				}
+			return
+		}
+		if len(warnings) > maxWarnings+1 || set.Len() > MaxKeys {
+			t.Fatal(len(warnings), set.Len())
+		}
+		// What was read holds to the rules for what was not.
+		if _, err := NewKeySet(set.keys...); err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range set.keys {
+			if _, secret := k.Public.(SymmetricKey); secret || k.Thumbprint() == "" {
+				t.Fatalf("%+v", k)
 			}
 		}
 	})

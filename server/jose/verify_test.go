@@ -253,7 +253,7 @@ func TestWycheproofJOSE(t *testing.T) {
 			if len(text) == 0 {
 				text = g.Private
 			}
-			keys, _, err := ParseKeySet(text, AllowSymmetric())
+			keys, _, err := parseWithSecrets(text)
 			if err != nil {
 				keys = &KeySet{}
 			}
@@ -434,7 +434,7 @@ func oneKey(t *testing.T, text json.RawMessage) Keys {
 		delete(members, private)
 	}
 	text, _ = json.Marshal(members)
-	keys, warnings, err := ParseKeySet(text, AllowSymmetric())
+	keys, warnings, err := parseWithSecrets(text)
 	if err != nil || keys.Len() != 1 {
 		t.Fatalf("%s: %v, %v", text, warnings, err)
 	}

@@ -227,3 +227,21 @@ func secretIn(s string) string {
 	}
 	return ""
 }
+
+// A name with nothing behind it is an empty list where its field says so, and
+// still that field: it cannot be written again.
+func TestBlankList(t *testing.T) {
+	t.Parallel()
+	type file struct {
+		Lax    []string `yaml:"lax,blank"`
+		Strict []string `yaml:"strict"`
+	}
+	for src, ok := range map[string]bool{"lax:\n": true, "lax: []\n": true, "lax: ''\n": false, "lax:\nlax: [a]\n": false, "strict:\n": false} {
+		var f file
+		if err := strictyaml.Decode("a.yaml", []byte(src), &f); (err == nil) != ok {
+			t.Errorf("%q: %v", src, err)
+		} else if ok && (f.Lax == nil || len(f.Lax) > 0) {
+			t.Errorf("%q: %#v", src, f.Lax)
+		}
+	}
+}

@@ -17,6 +17,7 @@ type field struct {
 	index    []int
 	required bool
 	scalar   bool
+	blank    bool
 }
 
 type fields []field
@@ -64,6 +65,7 @@ func collectFields(t reflect.Type, index []int) fields {
 			name: name, index: at,
 			required: slices.Contains(options, "required"),
 			scalar:   slices.Contains(options, "scalar"),
+			blank:    slices.Contains(options, "blank") && sf.Type.Kind() == reflect.Slice,
 		})
 	}
 	return all

@@ -40,7 +40,10 @@ type CheckServiceClient interface {
 	// BatchCheck verifies one credential and decides on many requests with it.
 	// Results keep the order of the requests.
 	BatchCheck(ctx context.Context, in *BatchCheckRequest, opts ...grpc.CallOption) (*BatchCheckResponse, error)
-	// Authenticate verifies a credential without evaluating any policy.
+	// Authenticate verifies a credential without evaluating any policy. There is no
+	// request, so a credential's own constraints (network, method, path and the
+	// like) are not checked either: a credential that is good here may still be
+	// refused by Check.
 	Authenticate(ctx context.Context, in *AuthenticateRequest, opts ...grpc.CallOption) (*AuthenticateResponse, error)
 }
 
@@ -96,7 +99,10 @@ type CheckServiceServer interface {
 	// BatchCheck verifies one credential and decides on many requests with it.
 	// Results keep the order of the requests.
 	BatchCheck(context.Context, *BatchCheckRequest) (*BatchCheckResponse, error)
-	// Authenticate verifies a credential without evaluating any policy.
+	// Authenticate verifies a credential without evaluating any policy. There is no
+	// request, so a credential's own constraints (network, method, path and the
+	// like) are not checked either: a credential that is good here may still be
+	// refused by Check.
 	Authenticate(context.Context, *AuthenticateRequest) (*AuthenticateResponse, error)
 	mustEmbedUnimplementedCheckServiceServer()
 }

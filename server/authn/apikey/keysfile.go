@@ -95,8 +95,9 @@ type keysFile struct {
 	Version int `yaml:"version"`
 	// Revocations is the denylist.
 	Revocations []Revocation `yaml:"revocations"`
-	// Keys are the keys.
-	Keys []fileKey `yaml:"keys"`
+	// Keys are the keys. A file that ends with the line `keys:` waits for its first.
+	// (A denylist without its entries would let revoked tokens in: that is a mistake.)
+	Keys []fileKey `yaml:"keys,blank"`
 
 	limits *limits
 }

@@ -31,6 +31,26 @@ func load(file string) (*apikey.Authenticator, error) {
 	)
 }
 
+// A file without keys is one, however it says so; one without anything is a
+// mistake, such as a copy that did not finish, and so is a denylist that was begun.
+func TestNoKeys(t *testing.T) {
+	t.Parallel()
+	for file, ok := range map[string]bool{
+		"keys:\n": true, "keys:": true, "keys:\n# soon\n": true, "keys: []\n": true, "version: 1\nkeys:\n": true,
+		"version: 1\n": true, "revocations: []\n": true, "revocations: [{jti: a}]\nkeys:\n": true,
+		"": false, "\n": false, "# soon\n": false, "---\n": false,
+		"revocations:\n": false, "version:\n": false, "keys: {}\n": false, "keys: ''\n": false, "keys:\nkeys:\n": false,
+	} {
+		a, err := load(file)
+		if (err == nil) != ok {
+			t.Errorf("%q: %v", file, err)
+		}
+		if ok && err == nil && a.Status().Keys != 0 {
+			t.Errorf("%q: %d keys", file, a.Status().Keys)
+		}
+	}
+}
+
 // plantedKey is the same key in every run.
 func plantedKey(t testing.TB) apikey.Minted {
 	t.Helper()

@@ -1,6 +1,7 @@
 package jwt
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"slices"
@@ -150,20 +151,21 @@ var defaultAlgorithms = []string{"RS256", "ES256", "EdDSA"}
 // that is written as 0s stays one.
 func (c *Config) SetDefaults() {
 	c.ClockSkew = defaultClockSkew
-	c.fill()
+	*c = c.withDefaults()
 }
 
-// fill sets the fields whose zero value means nothing to their defaults.
-func (c *Config) fill() {
+// withDefaults sets the fields whose zero value means nothing to their defaults.
+func (c Config) withDefaults() Config {
 	if len(c.Algorithms) == 0 && !c.UsesSecret() {
 		c.Algorithms = slices.Clone(defaultAlgorithms)
 	}
-	c.SecretEncoding = or(c.SecretEncoding, EncodingText)
-	c.MaxTokenBytes = or(c.MaxTokenBytes, jose.DefaultBytes)
-	c.TokenTypes = or(c.TokenTypes, Lenient)
-	c.Claims.fill()
-	c.Method = or(c.Method, policy.MethodJWT)
-	c.Assurance = or(c.Assurance, defaultAssurance)
+	c.SecretEncoding = cmp.Or(c.SecretEncoding, EncodingText)
+	c.MaxTokenBytes = cmp.Or(c.MaxTokenBytes, jose.DefaultBytes)
+	c.TokenTypes = cmp.Or(c.TokenTypes, Lenient)
+	c.Claims = c.Claims.withDefaults()
+	c.Method = cmp.Or(c.Method, policy.MethodJWT)
+	c.Assurance = cmp.Or(c.Assurance, defaultAssurance)
+	return c
 }
 
 // UsesSecret reports whether the issuer signs with a shared secret, so that its

@@ -101,7 +101,7 @@ func TestNewReportsEverything(t *testing.T) {
 		{URL: "https://a.example.com", Audiences: []string{"x"}, Algorithms: []string{"HS256"}, Secret: policy.NewSecret(secret)},
 		{URL: "https://b.example.com", ClockSkew: time.Hour},
 		{URL: "https://c.example.com", Audiences: []string{"x"}},
-	}, jwt.Dependencies{})
+	}, jwt.Deps{})
 	if err == nil {
 		t.Fatal("accepted")
 	}
@@ -115,7 +115,7 @@ func TestNewReportsEverything(t *testing.T) {
 	}
 	set, _ := jose.NewKeySet()
 	twice := jwt.Config{URL: issuerURL, Audiences: []string{"x"}}
-	if _, err := jwt.New([]jwt.Config{twice, twice}, jwt.Dependencies{Keys: map[string]jose.Keys{issuerURL: set}}); err == nil || !strings.Contains(err.Error(), "twice") {
+	if _, err := jwt.New([]jwt.Config{twice, twice}, jwt.Deps{Keys: map[string]jose.Keys{issuerURL: set}}); err == nil || !strings.Contains(err.Error(), "twice") {
 		t.Errorf("the same issuer twice: %v", err)
 	}
 }

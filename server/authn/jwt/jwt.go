@@ -42,8 +42,8 @@ import (
 	"github.com/postern-auth/postern/server/jose"
 )
 
-// Dependencies are what an Authenticator needs besides its configuration.
-type Dependencies struct {
+// Deps are what an Authenticator needs besides its configuration.
+type Deps struct {
 	// Keys holds for each issuer's URL where its keys come from. Issuers with a
 	// shared secret need no entry.
 	Keys map[string]jose.Keys
@@ -83,15 +83,14 @@ type issuer struct {
 
 // New makes an Authenticator for the issuers. The error joins all that is wrong
 // with all of them; it holds no secret.
-func New(configs []Config, deps Dependencies) (*Authenticator, error) {
+func New(configs []Config, deps Deps) (*Authenticator, error) {
 	a := &Authenticator{issuers: make(map[string]*issuer, len(configs)), now: deps.Now}
 	if a.now == nil {
 		a.now = time.Now
 	}
 	var faults []error
 	for n := range configs {
-		c := configs[n]
-		c.fill()
+		c := configs[n].withDefaults()
 		fault := func(path, message, suggestion string) {
 			if suggestion != "" {
 				message += ": " + suggestion
@@ -157,15 +156,6 @@ func newIssuer(c *Config, keys jose.Keys) (*issuer, error) {
 		i.audiences = nil
 	}
 	return i, nil
-}
-
-// or returns the value, or the default of a zero one.
-func or[T comparable](value, byDefault T) T {
-	var zero T
-	if value == zero {
-		return byDefault
-	}
-	return value
 }
 
 // Authenticate proves a token. See the package comment for its steps.

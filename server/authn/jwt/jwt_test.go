@@ -57,7 +57,7 @@ func (w *world) authenticator(t testing.TB, change func(*jwt.Config)) *jwt.Authe
 	if change != nil {
 		change(&c)
 	}
-	a, err := jwt.New([]jwt.Config{c}, jwt.Dependencies{
+	a, err := jwt.New([]jwt.Config{c}, jwt.Deps{
 		Keys: map[string]jose.Keys{issuerURL: w.keys},
 		Now:  func() time.Time { return w.now },
 	})
@@ -397,13 +397,13 @@ func TestSecretsDoNotPass(t *testing.T) {
 		t.Error("the secret can be printed")
 	}
 	for _, name := range []string{"password", "Password", "user_passwd", "secret", "clientSecret", "token", "id_token", "key", "apiKey", "api-key", "https://x.example/key", "otp", "credentials", "pwd"} {
-		_, err := jwt.New([]jwt.Config{{URL: issuerURL, Audiences: []string{"a"}, Pass: []string{name}}}, jwt.Dependencies{Keys: map[string]jose.Keys{issuerURL: w.keys}})
+		_, err := jwt.New([]jwt.Config{{URL: issuerURL, Audiences: []string{"a"}, Pass: []string{name}}}, jwt.Deps{Keys: map[string]jose.Keys{issuerURL: w.keys}})
 		if err == nil {
 			t.Errorf("%s may pass", name)
 		}
 	}
 	for _, name := range []string{"keyboard", "monkey", "email", "spin", "compass", "org_id"} {
-		if _, err := jwt.New([]jwt.Config{{URL: issuerURL, Audiences: []string{"a"}, Pass: []string{name}}}, jwt.Dependencies{Keys: map[string]jose.Keys{issuerURL: w.keys}}); err != nil {
+		if _, err := jwt.New([]jwt.Config{{URL: issuerURL, Audiences: []string{"a"}, Pass: []string{name}}}, jwt.Deps{Keys: map[string]jose.Keys{issuerURL: w.keys}}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -495,7 +495,7 @@ func TestTokenSizeOfIssuer(t *testing.T) {
 	a, err := jwt.New([]jwt.Config{
 		{URL: issuerURL, Audiences: []string{"orders"}},
 		{URL: other, Audiences: []string{"orders"}, MaxTokenBytes: 16 << 10},
-	}, jwt.Dependencies{Keys: map[string]jose.Keys{issuerURL: w.keys, other: w.keys}, Now: func() time.Time { return now }})
+	}, jwt.Deps{Keys: map[string]jose.Keys{issuerURL: w.keys, other: w.keys}, Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -604,7 +604,7 @@ func TestConformance(t *testing.T) {
 // An Authenticator without issuers owns nothing.
 func TestNoIssuers(t *testing.T) {
 	t.Parallel()
-	a, err := jwt.New(nil, jwt.Dependencies{})
+	a, err := jwt.New(nil, jwt.Deps{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -658,7 +658,7 @@ func BenchmarkAuthenticateRS256(b *testing.B) {
 		b.Fatal(err)
 	}
 	a, err := jwt.New([]jwt.Config{{URL: issuerURL, Audiences: []string{"orders"}, Pass: []string{"email"}}},
-		jwt.Dependencies{Keys: map[string]jose.Keys{issuerURL: keys}, Now: func() time.Time { return now }})
+		jwt.Deps{Keys: map[string]jose.Keys{issuerURL: keys}, Now: func() time.Time { return now }})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package jwt
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"unicode"
@@ -20,15 +21,16 @@ var (
 	pathAMR         = mustPath("amr")
 )
 
-// fill sets what is not set to its default. Scopes and Client stay zero: their
-// defaults are two claims each.
-func (c *Claims) fill() {
+// withDefaults sets what is not set to its default. Scopes and Client stay zero:
+// their defaults are two claims each.
+func (c Claims) withDefaults() Claims {
 	c.ID = c.ID.or(pathSubject)
 	c.Roles = c.Roles.or(pathRoles)
 	c.Permissions = c.Permissions.or(pathPermissions)
 	c.Session = c.Session.or(pathSession)
 	c.ACR = c.ACR.or(pathACR)
 	c.AMR = c.AMR.or(pathAMR)
+	return c
 }
 
 // reader reads mapped claims and keeps the first error, so that the list of
@@ -72,7 +74,7 @@ func (i *issuer) proof(claims jose.Value, key *jose.Key, life lifetime) (*authn.
 	case len(i.clients) > 0 && !slices.Contains(i.clients, client):
 		return nil, invalid("the client is not one of those that are accepted")
 	}
-	p.Kind = or(i.kind, kindOf(claims, p.ID, client))
+	p.Kind = cmp.Or(i.kind, kindOf(claims, p.ID, client))
 	return &authn.Proof{
 		Principal:   p,
 		Constraints: i.constraints,
@@ -243,7 +245,7 @@ func (r *reader) actors(act jose.Value) []policy.Actor {
 		}
 		sub := r.identifier("act.sub", act.Get("sub"))
 		client := r.identifier("act.client_id", act.Get("client_id"))
-		a := policy.Actor{ID: or(sub, client)}
+		a := policy.Actor{ID: cmp.Or(sub, client)}
 		if a.ID == "" {
 			r.fail("act does not say who acts")
 			return nil

@@ -68,7 +68,7 @@ func (f fixture) authenticator(t testing.TB) *jwt.Authenticator {
 		}
 		configs = append(configs, c)
 	}
-	a, err := jwt.New(configs, jwt.Dependencies{Keys: keys})
+	a, err := jwt.New(configs, jwt.Deps{Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,6 @@ package extauthz
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 
 	"google.golang.org/grpc"
@@ -39,7 +38,8 @@ type Checker interface {
 	Check(ctx context.Context, a *policy.Attributes) policy.Decision
 }
 
-// OnFault says how a fault of Postern looks to the gateway.
+// OnFault says how a fault of Postern looks to the gateway. Empty means
+// OnFaultDeny.
 type OnFault string
 
 // The ways.
@@ -52,14 +52,9 @@ const (
 	OnFaultErrorResponse OnFault = "error_response"
 )
 
-// UnmarshalText reads one of the words above; empty means OnFaultDeny.
-func (o *OnFault) UnmarshalText(text []byte) error {
-	switch v := OnFault(text); v {
-	case "", OnFaultDeny, OnFaultErrorResponse:
-		*o = v
-		return nil
-	}
-	return errors.New(`must be "deny" or "error_response"`)
+// Values lists the values that configuration may use.
+func (OnFault) Values() []string {
+	return []string{string(OnFaultDeny), string(OnFaultErrorResponse)}
 }
 
 // Config configures the door.
@@ -67,13 +62,13 @@ type Config struct {
 	// OnFault is "deny", the default, or "error_response". With the latter a
 	// gateway that has failure_mode_allow lets every request through whenever
 	// Postern cannot decide.
-	OnFault OnFault `yaml:"on_fault"`
+	OnFault OnFault
 	// StatusProfile is "standard", the default, or "legacy": 403 instead of 401
 	// for a bad API key.
-	StatusProfile door.StatusProfile `yaml:"status_profile"`
+	StatusProfile door.StatusProfile
 	// KeyHeaders are the lower-case header fields in which API keys come, as the
 	// extraction rules say; empty means x-api-key.
-	KeyHeaders []string `yaml:"-"`
+	KeyHeaders []string
 }
 
 // Door serves the protocol. It is immutable and safe for concurrent use.

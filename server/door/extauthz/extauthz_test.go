@@ -323,13 +323,3 @@ func TestMessagesPrintNothing(t *testing.T) {
 		t.Error(text)
 	}
 }
-
-// Words of the configuration that do not exist are refused.
-func TestOnFaultText(t *testing.T) {
-	for word, ok := range map[string]bool{"": true, "deny": true, "error_response": true, "allow": false} {
-		var o OnFault
-		if err := o.UnmarshalText([]byte(word)); (err == nil) != ok || ok && string(o) != word {
-			t.Errorf("%q: %q, %v", word, o, err)
-		}
-	}
-}

@@ -42,6 +42,7 @@ func oracleAttributes(q *authv3.CheckRequest) policy.Attributes {
 		Source:  oracleEndpoint(c.GetSource()), Destination: oracleEndpoint(c.GetDestination()),
 		Extensions: c.GetContextExtensions(),
 		RequestID:  h.GetId(),
+		Proxyless:  h.GetHost() == "" && h.GetScheme() == "",
 	}
 	if h != nil {
 		a.Size = h.GetSize()

@@ -302,6 +302,7 @@ func (d *decoder) finish(a *policy.Attributes) {
 	a.Method, a.Scheme, a.Host, a.Protocol = d.method, d.scheme, d.host, d.protocol
 	a.Path = d.target()
 	a.Headers = d.headers()
+	a.Proxyless = d.host == "" && d.scheme == ""
 	if d.asked {
 		a.Size = d.size
 	}

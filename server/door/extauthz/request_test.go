@@ -197,9 +197,11 @@ func TestRequestForms(t *testing.T) {
 		{"one form has fewer of a name", http(&authv3.AttributeContext_HttpRequest{Headers: map[string]string{"a": "1"}, HeaderMap: raw("a", "1", "a", "2")}),
 			func(a *policy.Attributes) bool { return header(a, "a", "1", "2", "1") }},
 		{"a proxyless gRPC server", http(&authv3.AttributeContext_HttpRequest{Path: "/acme.Orders/Get", Size: -1, Protocol: "HTTP/2", HeaderMap: raw("authorization", "x")}),
-			func(a *policy.Attributes) bool { return a.Method == "POST" && a.Host == "" && a.Size == -1 }},
+			func(a *policy.Attributes) bool {
+				return a.Method == "POST" && a.Host == "" && a.Size == -1 && a.Proxyless
+			}},
 		{"an empty method is not POST elsewhere", http(&authv3.AttributeContext_HttpRequest{Path: "/a/b", Host: "h", HeaderMap: raw("x", "y")}),
-			func(a *policy.Attributes) bool { return a.Method == "" }},
+			func(a *policy.Attributes) bool { return a.Method == "" && !a.Proxyless }},
 		{"an empty method is not POST with a map", http(&authv3.AttributeContext_HttpRequest{Path: "/a/b", Headers: map[string]string{"x": "y"}}),
 			func(a *policy.Attributes) bool { return a.Method == "" }},
 		{"query apart from the path", http(&authv3.AttributeContext_HttpRequest{Path: "/a", Query: "x=1"}),

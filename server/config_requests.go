@@ -1,0 +1,136 @@
+package server
+
+import (
+	"time"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/authn/jwt"
+	"github.com/postern-auth/postern/server/jose"
+)
+
+// CredentialRule says where one kind of credential is carried.
+type CredentialRule struct {
+	// From is the place: header:NAME, header:authorization/SCHEME, or query:NAME,
+	// which is only looked at on routes with `insecure_query_credential`. Required.
+	From authn.Location `yaml:"from,required"`
+	// Use lists what may be found there, in the order in which it is tried:
+	// api_key, pat, jwt, or what an issuer's `method` says. A single one needs no
+	// brackets. Required.
+	Use []policy.Method `yaml:"use,required,scalar"`
+}
+
+// Issuer is one issuer of tokens and the way to its keys.
+type Issuer struct {
+	// Config says who the issuer is and what its tokens mean.
+	jwt.Config `yaml:",inline"`
+	// Keys says how the issuer's keys are fetched and kept.
+	Keys jose.SourceConfig `yaml:"keys"`
+}
+
+// SetDefaults implements strictyaml.Defaulter. Those of Keys depend on each other,
+// so they are set when the file has been read.
+func (s *Issuer) SetDefaults() { s.Config.SetDefaults() }
+
+// Route says what requests to some place must bring before the policy is asked.
+// It never allows anything by itself.
+type Route struct {
+	// Name names the route in policies, logs and metrics. Required, unique.
+	Name string `yaml:"name,required"`
+	// Hosts are host names without port, or *.example.com for every name below.
+	// Default: every host.
+	Hosts []policy.HostPattern `yaml:"hosts"`
+	// Methods are HTTP methods in capitals. Default: every method.
+	Methods []string `yaml:"methods"`
+	// Paths are /orders/7, /orders/* for one more segment, or /public/** for
+	// everything below. Default: every path.
+	Paths []policy.PathPattern `yaml:"paths"`
+	// AnyOf lists methods of authentication, one of which must be used: api_key,
+	// pat, jwt, or what an issuer's `method` says. Default: every configured one.
+	AnyOf []policy.Method `yaml:"any_of"`
+	// AllOf lists methods that must all be used, instead of AnyOf.
+	AllOf []policy.Method `yaml:"all_of"`
+	// Anonymous lets requests without any credential on to the policy. A bad
+	// credential is refused all the same. It does not go with `kinds`, `scopes`,
+	// `min_assurance`, `max_age` and `tenant`, which such a request could not meet.
+	// Default: false.
+	Anonymous bool `yaml:"anonymous"`
+	// Kinds lists the kinds of principals that are accepted: user, service, agent,
+	// device. Default: every kind.
+	Kinds []policy.Kind `yaml:"kinds"`
+	// Scopes must all be held.
+	Scopes []string `yaml:"scopes"`
+	// Permission is what the request needs, which the policy decides:
+	// input.route.permission.
+	Permission string `yaml:"permission"`
+	// MinAssurance is the least level of proof: 1 password, 2 key or bearer token,
+	// 3 signed token, 4 certificate or second factor. Default: 0, every level.
+	MinAssurance int `yaml:"min_assurance"`
+	// MaxAge is the longest time since the user authenticated. Default: 0s, any.
+	MaxAge time.Duration `yaml:"max_age"`
+	// Tenant owns what the route leads to; principals of others are refused.
+	Tenant string `yaml:"tenant"`
+	// InsecurePlaintext accepts credentials over connections without TLS. Danger:
+	// everybody on the way can read and use them. Default: false.
+	InsecurePlaintext bool `yaml:"insecure_plaintext"`
+	// InsecureQueryCredential names the query parameter in which a legacy client
+	// may send its credential; `credentials` needs a rule for query:NAME. Danger:
+	// URLs stand in every access log and browser history.
+	InsecureQueryCredential string `yaml:"insecure_query_credential"`
+	// Labels are for the policy: input.route.labels.
+	Labels map[string]string `yaml:"labels"`
+}
+
+// Policy returns the route as the phases know it.
+func (r Route) Policy() policy.Route { return policy.Route(r) }
+
+// Plaintext says what becomes of credentials that were sent without TLS. They are
+// denied with credential_over_plaintext unless a route says otherwise.
+type Plaintext struct {
+	// Quarantine also disables a good API key that was sent without TLS, on this
+	// replica, until a restart or until the key's entry says released_at after it:
+	// somebody may have read it. Default: false.
+	Quarantine bool `yaml:"quarantine"`
+	// InsecureAccept accepts credentials without TLS on every route. Danger:
+	// everybody on the way can read and use them. Default: false; true in --dev.
+	InsecureAccept bool `yaml:"insecure_accept"`
+}
+
+// Upstream is what the service behind the gateway gets to see.
+type Upstream struct {
+	// Headers are the fields in which it is told who called, and what each says:
+	// id, kind, tenant, roles, scopes, permissions, issuer, method, assurance,
+	// credential (its id) or decision (its id). Fields of these names that a client
+	// sends are removed. A mapping here replaces the default: x-auth-principal: id,
+	// x-auth-tenant: tenant, x-auth-roles: roles, x-auth-scopes: scopes,
+	// x-auth-issuer: issuer, x-auth-method: method, x-auth-decision: decision.
+	Headers map[string]Attribute `yaml:"headers"`
+	// InsecureKeepCredential leaves the caller's credential on the request. Danger:
+	// the service, and whatever it logs or calls, can then act as the caller.
+	// Default: false, it is removed.
+	InsecureKeepCredential bool `yaml:"insecure_keep_credential"`
+}
+
+// Attribute is something about a principal, or about the decision on it, that an
+// upstream can be told.
+type Attribute string
+
+// The attributes.
+const (
+	AttributeID          Attribute = "id"
+	AttributeKind        Attribute = "kind"
+	AttributeTenant      Attribute = "tenant"
+	AttributeRoles       Attribute = "roles"
+	AttributeScopes      Attribute = "scopes"
+	AttributePermissions Attribute = "permissions"
+	AttributeIssuer      Attribute = "issuer"
+	AttributeMethod      Attribute = "method"
+	AttributeAssurance   Attribute = "assurance"
+	AttributeCredential  Attribute = "credential"
+	AttributeDecision    Attribute = "decision"
+)
+
+// Values implements strictyaml.Enum.
+func (Attribute) Values() []string {
+	return []string{"id", "kind", "tenant", "roles", "scopes", "permissions", "issuer", "method", "assurance", "credential", "decision"}
+}
