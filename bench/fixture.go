@@ -20,6 +20,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn/apikey"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // fixture is a directory with everything that a configured Postern needs: an
@@ -90,11 +91,11 @@ func (f *fixture) writeKeys(n int) error {
 	w := bufio.NewWriter(file)
 	fmt.Fprintln(w, "keys:")
 	for i := range n {
-		minted, err := apikey.Mint(rand.Reader, apikey.Spec{Environment: "live"}, peppers)
+		minted, err := seal.Mint(rand.Reader, seal.Spec{Environment: "live"}, peppers)
 		if err != nil {
 			return err
 		}
-		key := minted.Key
+		key := apikey.Key{ID: minted.ID, Digest: minted.Digest, Environment: "live"}
 		key.Principal = apikey.Principal{ID: fmt.Sprintf("service-%d", i), Kind: policy.KindService, Tenant: "acme", Roles: []string{"role7"}}
 		key.CreatedAt = time.Now().UTC().Truncate(time.Second)
 		fmt.Fprint(w, key.Entry())

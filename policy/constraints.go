@@ -14,43 +14,59 @@ import (
 type Constraints struct {
 	// Networks are the client addresses from which it may be used. A request
 	// whose client address is unknown fits no network.
-	Networks []netip.Prefix `yaml:"networks"`
+	Networks []netip.Prefix `yaml:"networks" json:"networks,omitempty"`
 	// Methods are HTTP methods, Hosts and Paths patterns of requests.
-	Methods []string      `yaml:"methods"`
-	Hosts   []HostPattern `yaml:"hosts"`
-	Paths   []PathPattern `yaml:"paths"`
+	Methods []string      `yaml:"methods" json:"methods,omitempty"`
+	Hosts   []HostPattern `yaml:"hosts" json:"hosts,omitempty"`
+	Paths   []PathPattern `yaml:"paths" json:"paths,omitempty"`
+	// Audiences are services, one of which the route or the installation must be.
+	Audiences []string `yaml:"audiences" json:"audiences,omitempty"`
 	// Resources are "type:id" or "type:*" of actions (Action), for questions
 	// that are not about an HTTP request.
-	Resources []string `yaml:"resources"`
+	Resources []string `yaml:"resources" json:"resources,omitempty"`
 	// Windows are the times at which it may be used.
-	Windows []TimeWindow `yaml:"windows"`
+	Windows []TimeWindow `yaml:"windows" json:"windows,omitempty"`
 	// RequireTLS refuses a request whose connection is not known to be TLS.
-	RequireTLS bool `yaml:"require_tls"`
+	RequireTLS bool `yaml:"require_tls" json:"require_tls,omitempty"`
 }
 
 // TimeWindow is a span of the day on some days, in UTC.
 type TimeWindow struct {
 	// Days are "mon" to "sun"; empty means every day.
-	Days []string `yaml:"days"`
+	Days []string `yaml:"days" json:"days,omitempty"`
 	// From and To are "15:04", two digits each; To is exclusive, must be later than
 	// From, and may be "24:00".
-	From string `yaml:"from"`
-	To   string `yaml:"to"`
+	From string `yaml:"from" json:"from"`
+	To   string `yaml:"to" json:"to"`
 }
 
-// Check returns ReasonAllowed, or the first limit that the request breaks. An
-// action has no method, host and path: limits on those refuse it.
-func (c *Constraints) Check(q *Request, action *Action, now time.Time) Reason {
-	switch {
-	case c == nil:
+// Use is what a credential is used for.
+type Use struct {
+	Request *Request
+	// Action is set where the question is not about an HTTP request. It has no
+	// method, host and path: limits on those refuse it.
+	Action *Action
+	// Audience is the service that is asked for; empty if nobody has named it.
+	Audience string
+	Now      time.Time
+}
+
+// Check returns ReasonAllowed, or the first limit that the use breaks.
+func (c *Constraints) Check(use Use) Reason {
+	if c == nil {
 		return ReasonAllowed
+	}
+	q := use.Request
+	switch {
+	case len(c.Audiences) > 0 && !slices.Contains(c.Audiences, use.Audience):
+		return ReasonInvalidAudience
 	case len(c.Networks) > 0 && !containsAddr(c.Networks, q.ClientIP):
 		return ReasonNetwork
 	case c.RequireTLS && (q.Plaintext || q.Scheme != "https"):
 		return ReasonPlaintext
-	case len(c.Windows) > 0 && !slices.ContainsFunc(c.Windows, func(w TimeWindow) bool { return w.contains(now) }):
+	case len(c.Windows) > 0 && !slices.ContainsFunc(c.Windows, func(w TimeWindow) bool { return w.contains(use.Now) }):
 		return ReasonTimeWindow
-	case len(c.Resources) > 0 && !permitsResource(c.Resources, action):
+	case len(c.Resources) > 0 && !permitsResource(c.Resources, use.Action):
 		return ReasonResource
 	case !matchString(c.Methods, q.Method):
 		return ReasonRequestMethod
@@ -78,6 +94,7 @@ func (c *Constraints) Faults(report func(path, message, suggestion string)) {
 		{"methods", c.Methods != nil && len(c.Methods) == 0},
 		{"hosts", c.Hosts != nil && len(c.Hosts) == 0},
 		{"paths", c.Paths != nil && len(c.Paths) == 0},
+		{"audiences", c.Audiences != nil && len(c.Audiences) == 0},
 		{"resources", c.Resources != nil && len(c.Resources) == 0},
 		{"windows", c.Windows != nil && len(c.Windows) == 0},
 	} {
@@ -88,6 +105,11 @@ func (c *Constraints) Faults(report func(path, message, suggestion string)) {
 	for i, m := range c.Methods {
 		if m == "" || m != strings.ToUpper(m) {
 			report(fmt.Sprintf("methods[%d]", i), fmt.Sprintf("%q fits no request", m), "methods are written in upper case")
+		}
+	}
+	for i, a := range c.Audiences {
+		if a == "" {
+			report(fmt.Sprintf("audiences[%d]", i), "is empty, and fits no service", "write the name that `audience` gives the service")
 		}
 	}
 	for i, r := range c.Resources {

@@ -166,6 +166,7 @@ const (
 	MethodAPIKey    Method = "api_key"
 	MethodPAT       Method = "pat"
 	MethodJWT       Method = "jwt"
+	MethodSession   Method = "session"
 )
 
 // Principal is a proven identity. It is immutable once an authenticator has
@@ -179,6 +180,9 @@ type Principal struct {
 	// Roles, Scopes and Permissions are what the credential says it holds, in
 	// the order it said so. What they mean is the policy's business.
 	Roles, Scopes, Permissions []string
+	// Narrowed is set for a token that has a part of its user's rights: a personal
+	// access token that lists permissions. Nil for all others.
+	Narrowed *Narrowed
 	// Claims are the token's claims that the configuration lets through, and
 	// Metadata what the credential's owner noted on it; both as JSON values.
 	Claims, Metadata map[string]any
@@ -201,6 +205,18 @@ type Principal struct {
 	Issuer string
 	// IssuedAt and ExpiresAt bound the credential's life; zero if unbounded.
 	IssuedAt, ExpiresAt time.Time
+}
+
+// Narrowed is a part of a user's rights. Which permissions the user's roles stand for
+// is the policy's business, so it gets both sides: the token has a permission of
+// Permissions that the user has as well. Principal.Roles and Principal.Permissions
+// hold no more than what is common to both by name, so that a policy that has never
+// heard of this grants too little rather than too much.
+type Narrowed struct {
+	// Permissions are those that the token lists.
+	Permissions []string
+	// UserRoles and UserPermissions are what its user has at the moment.
+	UserRoles, UserPermissions []string
 }
 
 // Actor is one link of a delegation chain.
@@ -277,6 +293,7 @@ type State string
 const (
 	StateNone   State = "none"   // decided from the credential and configuration alone
 	StateMirror State = "mirror" // read an index in RAM
+	StateStale  State = "stale"  // the same, which was behind its store
 	StateStore  State = "store"  // waited for a store or an issuer
 )
 
@@ -293,8 +310,10 @@ func (s State) rank() int {
 	switch s {
 	case StateMirror:
 		return 1
-	case StateStore:
+	case StateStale:
 		return 2
+	case StateStore:
+		return 3
 	}
 	return 0
 }

@@ -190,40 +190,41 @@ func TestConstraints(t *testing.T) {
 			policy.Constraints{Windows: []policy.TimeWindow{{Days: []string{"mon", "sun"}, From: "00:00", To: "24:00"}}}, policy.ReasonTimeWindow},
 		{"hours", policy.Constraints{Windows: []policy.TimeWindow{{From: "10:30", To: "10:31"}}},
 			policy.Constraints{Windows: []policy.TimeWindow{{From: "10:00", To: "10:30"}}}, policy.ReasonTimeWindow},
+		{"audiences", policy.Constraints{Audiences: []string{"users", "orders"}}, policy.Constraints{Audiences: []string{"users"}}, policy.ReasonInvalidAudience},
 		{"resources on a request", policy.Constraints{}, policy.Constraints{Resources: []string{"order:*"}}, policy.ReasonResource},
 	}
 	for _, tt := range tests {
-		if got := tt.permits.Check(&request, nil, saturday); got != policy.ReasonAllowed {
+		if got := tt.permits.Check(policy.Use{Request: &request, Audience: "orders", Now: saturday}); got != policy.ReasonAllowed {
 			t.Errorf("%s: %v", tt.name, got)
 		}
-		if got := tt.not.Check(&request, nil, saturday); got != tt.want {
+		if got := tt.not.Check(policy.Use{Request: &request, Audience: "orders", Now: saturday}); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}
 
 	tls := policy.Constraints{RequireTLS: true}
 	for _, q := range []policy.Request{{Scheme: "http"}, {Scheme: ""}, {Scheme: "https", Plaintext: true}} {
-		if got := tls.Check(&q, nil, saturday); got != policy.ReasonPlaintext {
+		if got := tls.Check(policy.Use{Request: &q, Now: saturday}); got != policy.ReasonPlaintext {
 			t.Errorf("require_tls on %+v: %v", q, got)
 		}
 	}
-	if got := tls.Check(&request, nil, saturday); got != policy.ReasonAllowed {
+	if got := tls.Check(policy.Use{Request: &request, Now: saturday}); got != policy.ReasonAllowed {
 		t.Errorf("require_tls: %v", got)
 	}
 
 	order := &policy.Action{ResourceType: "order", ResourceID: "7"}
 	for resource, want := range map[string]policy.Reason{"order:*": 1, "order:7": 1, "order:8": policy.ReasonResource, "orde:r7": policy.ReasonResource, "order": policy.ReasonResource, "invoice:*": policy.ReasonResource} {
 		c := policy.Constraints{Resources: []string{resource}}
-		if got := c.Check(&policy.Request{}, order, saturday); got != want {
+		if got := c.Check(policy.Use{Request: &policy.Request{}, Action: order, Now: saturday}); got != want {
 			t.Errorf("%s: %v, want %v", resource, got, want)
 		}
 	}
 	c := policy.Constraints{Paths: []policy.PathPattern{path("/**")}}
-	if got := c.Check(&policy.Request{}, order, saturday); got != policy.ReasonPath {
+	if got := c.Check(policy.Use{Request: &policy.Request{}, Action: order, Now: saturday}); got != policy.ReasonPath {
 		t.Errorf("a limit on paths lets an action through: %v", got)
 	}
 	unknown := policy.Constraints{Networks: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
-	if got := unknown.Check(&policy.Request{}, nil, saturday); got != policy.ReasonNetwork {
+	if got := unknown.Check(policy.Use{Request: &policy.Request{}, Action: nil, Now: saturday}); got != policy.ReasonNetwork {
 		t.Errorf("an unknown client address fits a network: %v", got)
 	}
 }

@@ -72,6 +72,7 @@ const (
 
 	// Values are added here, at the end: their numbers are on the wire.
 	ReasonCallerUnlisted
+	ReasonCSRF
 
 	reasonCount
 )
@@ -155,6 +156,7 @@ var reasons = [reasonCount]struct {
 	ReasonInternal:      {"internal", 503, "unavailable", OAuthNone, "The request could not be decided. Try again."},
 
 	ReasonCallerUnlisted: {"caller_unlisted", 503, "unavailable", OAuthNone, "The request could not be decided. Try again."},
+	ReasonCSRF:           {"csrf", 403, "csrf", OAuthNone, "The request does not come from the application itself."},
 }
 
 func (r Reason) known() Reason {

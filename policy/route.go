@@ -31,6 +31,9 @@ type Route struct {
 	// Tenant, if set, owns whatever the route leads to: other tenants' principals
 	// are refused.
 	Tenant string
+	// Audience is the service that the route leads to; empty for the
+	// installation's.
+	Audience string
 	// InsecurePlaintext accepts credentials over connections without TLS.
 	InsecurePlaintext bool
 	// InsecureQueryCredential names the query parameter in which a legacy client

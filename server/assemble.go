@@ -36,6 +36,7 @@ type parts struct {
 
 // surroundings are what outlives a configuration.
 type surroundings struct {
+	plane    *plane // nil: there is no store
 	recorder audit.Recorder
 	log      *slog.Logger
 	now      func() time.Time
@@ -64,19 +65,21 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 	if p.policy, err = assemblePolicy(ctx, cfg, prev, env); err != nil {
 		return nil, err
 	}
-	requests := cfg.Request
-	requests.CredentialHeaders = credentialHeaders(cfg.Credentials)
-	if len(requests.IdentityHeaders) == 0 {
-		requests.IdentityHeaders = canonical.DefaultIdentityHeaders() // before others join them
-	}
-	requests.IdentityHeaders = slices.Concat(requests.IdentityHeaders, identityNames(cfg.Upstream.Headers))
-	reader, err := canonical.New(requests)
+	reader, err := requestReader(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("request: %w", err)
+		return nil, err
 	}
 	chain := authn.Chain{
 		{Method: policy.MethodAPIKey, Authenticator: only{policy.MethodAPIKey, p.keys}},
 		{Method: policy.MethodPAT, Authenticator: only{policy.MethodPAT, p.keys}},
+	}
+	csrf, denied := check.CSRF{SameSite: cfg.Sessions.InsecureSameSiteRequests}, revocations{p.keys}
+	if env.plane != nil {
+		denied = append(denied, env.plane.mirror)
+		if s := env.plane.sessions; s != nil {
+			chain = append(chain, authn.Link{Method: policy.MethodSession, Authenticator: s})
+			csrf.Tokens = s
+		}
 	}
 	for _, method := range tokenMethods(cfg.Issuers) {
 		chain = append(chain, authn.Link{Method: method, Authenticator: only{method, tokens}})
@@ -88,11 +91,14 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 		Extractor:         authn.NewExtractor(rules),
 		Authenticator:     chain,
 		Decider:           p.policy,
-		Revocations:       p.keys,
+		Revocations:       denied,
+		Sight:             env.plane.sight(),
+		CSRF:              csrf,
 		Recorder:          env.recorder,
 		Trust:             trust(cfg.Callers),
 		Routes:            routes(cfg.Routes),
 		Rules:             rules,
+		Audience:          cfg.Audience,
 		Realm:             cfg.Realm,
 		Identity:          identity,
 		DecisionHeader:    decisionHeader,
@@ -106,12 +112,27 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 	return p, nil
 }
 
+// requestReader makes the one reader of requests.
+func requestReader(cfg *Config) (*canonical.Reader, error) {
+	requests := cfg.Request
+	requests.CredentialHeaders = credentialHeaders(cfg.Credentials)
+	if len(requests.IdentityHeaders) == 0 {
+		requests.IdentityHeaders = canonical.DefaultIdentityHeaders() // before others join them
+	}
+	requests.IdentityHeaders = slices.Concat(requests.IdentityHeaders, identityNames(cfg.Upstream.Headers))
+	reader, err := canonical.New(requests)
+	if err != nil {
+		return nil, fmt.Errorf("request: %w", err)
+	}
+	return reader, nil
+}
+
 // assembleKeys keeps the key index if nothing about it changed.
 func assembleKeys(cfg *Config, prev *parts, env surroundings) (*apikey.Authenticator, error) {
 	if prev.keys != nil && reflect.DeepEqual(cfg.APIKeys, prev.cfg.APIKeys) {
 		return prev.keys, nil
 	}
-	next, err := apikey.New(cfg.APIKeys, apikey.Deps{Now: env.now})
+	next, err := apikey.New(cfg.APIKeys, apikey.Deps{Now: env.now, Indexes: env.plane.indexes()})
 	if err == nil && prev.keys != nil {
 		for _, id := range prev.keys.Status().Quarantined {
 			next.Quarantine(id) // a new setting is no reason to trust a key again

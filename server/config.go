@@ -14,6 +14,7 @@ import (
 	"github.com/postern-auth/postern/server/canonical"
 	"github.com/postern-auth/postern/server/door"
 	"github.com/postern-auth/postern/server/door/extauthz"
+	"github.com/postern-auth/postern/server/door/login"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -45,6 +46,16 @@ type Config struct {
 	Credentials []CredentialRule `yaml:"credentials"`
 	// APIKeys are the server's own keys.
 	APIKeys apikey.Config `yaml:"api_keys"`
+	// Store says where keys, tokens, users and sessions are kept that are managed over
+	// the admin API.
+	Store Store `yaml:"store"`
+	// Tenants are the rules for the credentials in the store, where a tenant has none
+	// of its own.
+	Tenants Tenants `yaml:"tenants"`
+	// Sessions are the sessions of the users in the store, and their cookie.
+	Sessions login.Config `yaml:"sessions"`
+	// AdminAPI says who may use the admin API.
+	AdminAPI AdminAPI `yaml:"admin_api"`
 	// Issuers are the issuers of JWTs that are believed. Each has its own keys,
 	// audiences and algorithms, and a token is only held against its own issuer's.
 	Issuers []Issuer `yaml:"issuers"`
@@ -78,6 +89,10 @@ type Config struct {
 	// keys that are unknown, revoked or expired. CheckService always says the
 	// standard one. Default: standard.
 	StatusProfile door.StatusProfile `yaml:"status_profile"`
+	// Audience is the name of the service behind the gateway, which a credential with
+	// `audiences` must list. A route can have its own. Default: none, which such a
+	// credential does not fit.
+	Audience string `yaml:"audience"`
 	// Realm is the realm in WWW-Authenticate (RFC 9110 section 11.5). Default:
 	// postern.
 	Realm string `yaml:"realm"`
@@ -102,6 +117,9 @@ func Default() *Config {
 		Listen:        Listen{GRPC: loopback(9191), Admin: loopback(9192)},
 		Credentials:   defaultCredentials(),
 		APIKeys:       apikey.Config{Prefix: "pst", MaxFileSize: 512 * strictyaml.MiB, MaxAge: 90 * 24 * time.Hour},
+		Store:         Store{Driver: DriverSQLite, Path: "postern.db", Mode: ModeStrict, MaxStale: 10 * time.Minute},
+		Tenants:       Tenants{MaxTTL: 90 * 24 * time.Hour, MaxPATs: 50, MaxGrace: 7 * 24 * time.Hour},
+		Sessions:      login.Config{}.WithDefaults(),
 		Request:       defaultRequest(),
 		Upstream:      Upstream{Headers: defaultHeaders()},
 		Policy:        defaultPolicy(),
@@ -191,7 +209,7 @@ func LoadConfig(path string, opts ...strictyaml.Option) (*Config, error) {
 
 // rebase resolves the relative paths that are not of type strictyaml.Path.
 func (c *Config) rebase(base string) {
-	paths := []*string{&c.Policy.Path}
+	paths := []*string{&c.Policy.Path, (*string)(&c.Store.Path)}
 	for i := range c.Issuers {
 		s := &c.Issuers[i]
 		paths = append(paths, &s.JWKSFile, &s.Keys.File, &s.Keys.CAFile)

@@ -34,6 +34,7 @@ func (c *Config) Check(report func(path, message, suggestion string)) {
 	c.checkRoutes(report)
 	c.checkUpstream(report)
 	c.checkPolicy(report)
+	c.checkStore(report)
 	c.checkRanges(report)
 	if !isRealm(c.Realm) {
 		report("realm", "must be 1 to 128 printable ASCII characters without quotes and backslashes", "")
@@ -46,6 +47,9 @@ func (c *Config) checkListen(report report) {
 		report("listen.grpc", "cannot be off", "leave it out for 127.0.0.1:9191")
 	}
 	c.checkGuards(report, c.Listen, c.TLS)
+	if !c.Listen.HTTP.Local() && c.TLS == nil {
+		report("listen.http", fmt.Sprintf("%s can be reached from other machines, and passwords would go there in plaintext", c.Listen.HTTP), "set `tls`, or listen on 127.0.0.1")
+	}
 	if c.Listen.Admin.Network() != "" && c.Listen.Admin.Target() == c.Listen.GRPC.Target() && c.Listen.Admin.tcp.Port() != 0 {
 		report("listen.admin", "is the same as listen.grpc", "give it a port of its own")
 	}
@@ -119,8 +123,11 @@ func (c *Config) checkCallers(report report) {
 // provided returns the methods of authentication that the configuration provides.
 func (c *Config) provided() []policy.Method {
 	var all []policy.Method
-	if c.APIKeys.File != "" {
+	if c.APIKeys.File != "" || c.Store.Driver != DriverNone {
 		all = append(all, policy.MethodAPIKey, policy.MethodPAT)
+	}
+	if c.hasSessions() {
+		all = append(all, policy.MethodSession)
 	}
 	for i := range c.Issuers {
 		all = append(all, c.Issuers[i].method())
@@ -132,7 +139,7 @@ func (c *Config) provided() []policy.Method {
 var methodSections = []struct {
 	method  policy.Method
 	section string
-}{{policy.MethodAPIKey, "api_keys.file"}, {policy.MethodPAT, "api_keys.file"}, {policy.MethodJWT, "issuers"}}
+}{{policy.MethodAPIKey, "store"}, {policy.MethodPAT, "store"}, {policy.MethodJWT, "issuers"}, {policy.MethodSession, "store and api_keys.pepper"}}
 
 // checkMethods refuses methods of authentication that do not exist, and those
 // that exist and that nobody provides: such a route would never let anyone in.
@@ -206,7 +213,10 @@ func (c *Config) checkCredentials(report report) {
 		return a.From == b.From && slices.Equal(a.Use, b.Use)
 	})
 	for i, r := range c.Credentials {
-		from, at := strings.ToLower(r.From.String()), fmt.Sprintf("credentials[%d]", i)
+		from, at := r.From.String(), fmt.Sprintf("credentials[%d]", i)
+		if r.From.Cookie() == "" {
+			from = strings.ToLower(from) // names of cookies are case-sensitive, all others are not
+		}
 		if first, again := seen[from]; again {
 			report(at+".from", fmt.Sprintf("%s has a rule already, credentials[%d]", r.From, first), "list all methods in one rule")
 		}
@@ -328,6 +338,11 @@ func (c *Config) checkRanges(report report) {
 	number("limits.connections", c.Limits.Connections, 1, million)
 	duration("limits.deadline", c.Limits.Deadline, time.Millisecond, time.Minute)
 	duration("shutdown.drain", c.Shutdown.Drain, 0, 10*time.Minute)
+	duration("store.max_stale", c.Store.MaxStale, time.Second, 24*time.Hour)
+	duration("tenants.max_ttl", c.Tenants.MaxTTL, time.Minute, tenYears)
+	duration("tenants.max_grace", c.Tenants.MaxGrace, 0, tenYears)
+	duration("tenants.unused_for", c.Tenants.UnusedFor, 0, tenYears)
+	number("tenants.max_pats", c.Tenants.MaxPATs, 1, 1000)
 	p := &c.Policy
 	duration("policy.timeout", p.Timeout, time.Millisecond, 10*time.Second)
 	number("policy.max_evaluations", p.MaxEvaluations, 0, 10_000)
@@ -346,6 +361,8 @@ func (c *Config) checkRanges(report report) {
 		report("policy.timeout", fmt.Sprintf("%s leaves no time to answer within limits.deadline, %s", short(p.Timeout), short(c.Limits.Deadline)), "")
 	}
 }
+
+const tenYears = 10 * 365 * 24 * time.Hour
 
 const (
 	maxMessage = 64 * strictyaml.MiB

@@ -17,11 +17,15 @@ type Listen struct {
 	// GRPC serves CheckService and Envoy's ext_authz. An address that is not
 	// loopback needs `callers` or `tls.client_ca`. Default: 127.0.0.1:9191.
 	GRPC Address `yaml:"grpc"`
-	// Admin serves metrics, health and explanations over HTTP, or is "off". An
+	// Admin serves metrics, health, explanations and the admin API, or is "off". An
 	// address that is not loopback needs `callers` or `tls.client_ca`. Danger:
 	// explanations show who called what; keep it on a private network. Default:
 	// 127.0.0.1:9192.
 	Admin Address `yaml:"admin"`
+	// HTTP serves /login, /logout and /session, with which the users in the store get a
+	// session cookie (see `sessions`). An address that is not loopback needs `tls`.
+	// Default: off.
+	HTTP Address `yaml:"http"`
 }
 
 // Address is where to listen: an IP address with a port, or a Unix socket. The

@@ -70,6 +70,9 @@ type Route struct {
 	MaxAge time.Duration `yaml:"max_age"`
 	// Tenant owns what the route leads to; principals of others are refused.
 	Tenant string `yaml:"tenant"`
+	// Audience is the name of the service that the route leads to. Default: the
+	// installation's `audience`.
+	Audience string `yaml:"audience"`
 	// InsecurePlaintext accepts credentials over connections without TLS. Danger:
 	// everybody on the way can read and use them. Default: false.
 	InsecurePlaintext bool `yaml:"insecure_plaintext"`

@@ -329,6 +329,8 @@ issuers:
   - {url: https://login.test, audiences: [a], jwks_file: rel/jwks}
   - {url: https://other.test, audiences: [a], keys: {ca_file: rel/ca}}
 policy: {path: rel/policy}
+store: {path: rel/db, mode: available, snapshot: rel/snapshot}
+admin_api: {roles: rel/roles}
 `
 	if err := os.WriteFile(name, []byte(src), 0o600); err != nil {
 		t.Fatal(err)
@@ -352,7 +354,7 @@ policy: {path: rel/policy}
 			t.Errorf("%s names a file and is not in this test: set it above, and see Config.rebase", field)
 		}
 	})
-	if len(found) != 7 {
+	if len(found) != 10 {
 		t.Errorf("%d fields: %v", len(found), found)
 	}
 }

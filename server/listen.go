@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -29,14 +30,74 @@ func listen(ctx context.Context, at Address, connections int) (net.Listener, err
 	return netutil.LimitListener(l, connections), nil
 }
 
+// listeners are all that the server listens on; nil where it does not.
+type listeners struct{ grpc, admin, http net.Listener }
+
+// maxPages is how many connections the listeners of HTTP have at once.
+const maxPages = 100
+
+// listenAll opens all of them or none. The one of gRPC does TLS by itself.
+func (s *Server) listenAll(ctx context.Context, cfg *Config) (on listeners, err error) {
+	defer func() {
+		if err != nil {
+			on.close()
+		}
+	}()
+	for _, l := range []struct {
+		name        string
+		at          Address
+		connections int
+		into        *net.Listener
+		pages       bool
+	}{
+		{"grpc", cfg.Listen.GRPC, cfg.Limits.Connections, &on.grpc, false},
+		{"admin", cfg.Listen.Admin, maxPages, &on.admin, true},
+		{"http", cfg.Listen.HTTP, cfg.Limits.Connections, &on.http, true},
+	} {
+		if l.at.Network() == "" {
+			continue
+		}
+		opened, err := listen(ctx, l.at, l.connections)
+		if err != nil {
+			return on, fmt.Errorf("listen.%s: %w", l.name, err)
+		}
+		if l.pages && s.certs != nil && !l.at.Local() {
+			opened = tls.NewListener(opened, s.certs.config())
+		}
+		*l.into = opened
+	}
+	return on, nil
+}
+
+func (on listeners) close() {
+	for _, l := range []net.Listener{on.grpc, on.admin, on.http} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+}
+
+func (on listeners) addresses() (a Addresses) {
+	for _, l := range []struct {
+		from net.Listener
+		into *net.Addr
+	}{{on.grpc, &a.GRPC}, {on.admin, &a.Admin}, {on.http, &a.HTTP}} {
+		if l.from != nil {
+			*l.into = l.from.Addr()
+		}
+	}
+	return a
+}
+
 // Relocate moves the listeners, for flags that replace what the file says; an
-// empty address leaves one where it is. The new place is held to the same rules.
-func (c *Config) Relocate(grpc, admin string) error {
+// empty address leaves one where it is. The listener of logins is only moved if the
+// file has it: it needs more than an address. The new place is held to the same rules.
+func (c *Config) Relocate(grpc, admin, http string) error {
 	for _, l := range []struct {
 		name, text string
 		at         *Address
-	}{{"--grpc", grpc, &c.Listen.GRPC}, {"--admin", admin, &c.Listen.Admin}} {
-		if l.text == "" {
+	}{{"--grpc", grpc, &c.Listen.GRPC}, {"--admin", admin, &c.Listen.Admin}, {"--http", http, &c.Listen.HTTP}} {
+		if l.text == "" || l.at == &c.Listen.HTTP && l.at.Network() == "" {
 			continue
 		}
 		if err := l.at.UnmarshalText([]byte(l.text)); err != nil {

@@ -1,8 +1,14 @@
 package server
 
 import (
+	"strconv"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/postern-auth/postern/server/mirror"
+	"github.com/postern-auth/postern/server/store"
 )
 
 // registerMetrics adds what is read when somebody asks; decisions are counted by
@@ -35,6 +41,14 @@ var (
 	descIssuerKeys  = describe("issuer_keys", "Keys in use, by issuer.", "issuer")
 	descIssuerAge   = describe("issuer_keys_fetched_seconds", "When the keys in use were fetched, as Unix time, by issuer.", "issuer")
 	descIssuerErr   = describe("issuer_fetch_failed", "Whether the last fetch of an issuer's keys failed.", "issuer")
+	descStoreAge    = describe("store_age_seconds", "How long ago this replica had last heard of all changes in the store.")
+	descStoreChange = describe("store_change", "The last change in the store that this replica has heard of.")
+	descStoreBlind  = describe("store_blind", "Whether this replica denies because it has not heard of changes for too long.")
+	descStorePolls  = describe("store_polls_total", "Times that the store was asked for changes, by result: ok or failed.", "result")
+	descStoreHeld   = describe("store_records", "Records of the store that this replica holds in memory, by kind.", "kind")
+	descStoreBad    = describe("store_records_damaged", "Records of the store that cannot be read; what they name is denied.")
+	descKeysOlder   = describe("keys_older_than", "Credentials of the store in force that are older than so many days.", "days")
+	descKeysEnding  = describe("keys_ending_within", "Credentials of the store in force that expire within so many days.", "days")
 	descPrivate     = describe("jwks_private_key_seen", "Whether an issuer publishes a private key in its key set.", "issuer")
 )
 
@@ -72,6 +86,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(descKeys, float64(keys.Keys))
 	gauge(descQuarantine, float64(len(keys.Quarantined)))
 	gauge(descReload, truth(keys.Err != nil), "api_keys")
+	if c.plane != nil {
+		c.plane.collect(c.now(), gauge, count)
+	}
 	proven := p.proven.Stats()
 	count(descCache, proven.Hits, "hit")
 	count(descCache, proven.NegativeHits, "negative_hit")
@@ -100,3 +117,32 @@ func truth(b bool) float64 {
 	}
 	return 0
 }
+
+func (p *plane) collect(now time.Time, gauge func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
+	view, status := p.mirror.View(), p.mirror.Status()
+	if !view.Since.IsZero() {
+		gauge(descStoreAge, view.Age(now).Seconds())
+	}
+	gauge(descStoreChange, float64(view.Number))
+	gauge(descStoreBlind, truth(view.State(now) == mirror.Blind))
+	count(descStorePolls, status.Polls-status.Failures, "ok")
+	count(descStorePolls, status.Failures, "failed")
+	for _, held := range []struct {
+		kind store.Kind
+		n    int
+	}{
+		{store.KindTenant, status.Tenants}, {store.KindPrincipal, status.Principals}, {store.KindCredential, status.Credentials},
+		{store.KindSession, status.Sessions}, {store.KindDenial, status.Denials},
+	} {
+		gauge(descStoreHeld, float64(held.n), string(held.kind))
+	}
+	gauge(descStoreBad, float64(status.Damaged))
+	for i, age := range mirror.KeyAges {
+		gauge(descKeysOlder, float64(status.Keys.OlderThan[i]), days(age))
+	}
+	for i, left := range mirror.KeyEnds {
+		gauge(descKeysEnding, float64(status.Keys.Ending[i]), days(left))
+	}
+}
+
+func days(d time.Duration) string { return strconv.Itoa(int(d / (24 * time.Hour))) }

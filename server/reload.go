@@ -105,6 +105,12 @@ func startOnly(old, next *Config) []string {
 		{"decisions", old.Decisions != next.Decisions},
 		{"on_fault", old.OnFault != next.OnFault},
 		{"status_profile", old.StatusProfile != next.StatusProfile},
+		{"store", !reflect.DeepEqual(old.Store, next.Store)},
+		{"tenants", old.Tenants != next.Tenants},
+		{"sessions", old.Sessions != next.Sessions},
+		{"admin_api.roles", old.AdminAPI.Roles != next.AdminAPI.Roles},
+		{"api_keys.prefix and peppers, for what the store issues", old.APIKeys.Prefix != next.APIKeys.Prefix ||
+			!reflect.DeepEqual(old.APIKeys.Pepper, next.APIKeys.Pepper) || !reflect.DeepEqual(old.APIKeys.Peppers, next.APIKeys.Peppers)},
 		{"reflection", old.Reflection != next.Reflection},
 		{"shutdown", old.Shutdown != next.Shutdown},
 		{"log", old.Log != next.Log},
@@ -140,6 +146,9 @@ func (s *Server) conditions() []admin.Condition {
 		stays("configuration", true, "", configErr),
 		stays("policy", p.policy.Snapshot() != nil, "revision "+p.policy.Revision(), policyErr),
 		stays("api_keys", true, "", p.keys.Status().Err),
+	}
+	if s.plane != nil {
+		all = append(all, s.plane.condition(s.now()))
 	}
 	for issuer, source := range p.sources {
 		status := source.Status()

@@ -11,7 +11,6 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -57,7 +56,7 @@ type Options struct {
 
 // Addresses are where a Server listens.
 type Addresses struct {
-	GRPC, Admin net.Addr // Admin is nil if it is off
+	GRPC, Admin, HTTP net.Addr // Admin and HTTP are nil if they are off
 }
 
 // Server is one replica.
@@ -73,6 +72,7 @@ type Server struct {
 	ring     *audit.Ring
 	decLog   *audit.Log
 	lines    *audit.Async // under log
+	plane    *plane       // nil: there is no store
 	env      surroundings
 	health   *health.Server
 	config   lastLoad // of the configuration
@@ -106,7 +106,13 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		s.decLog = audit.NewLog(s.log, cfg.Decisions.Log == LogAll)
 		recorders = append(recorders, s.decLog)
 	}
-	s.env = surroundings{recorder: recorders, log: s.log, now: s.now}
+	if s.plane, err = newPlane(ctx, cfg, s.log, s.now); err != nil {
+		return nil, err
+	}
+	if s.plane != nil {
+		recorders = append(recorders, s.plane)
+	}
+	s.env = surroundings{plane: s.plane, recorder: recorders, log: s.log, now: s.now}
 	if cfg.TLS != nil {
 		if s.certs, err = newCertificates(*cfg.TLS); err != nil {
 			return nil, err
@@ -150,9 +156,9 @@ func (s *Server) Close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	var err error
+	err := s.plane.close()
 	if s.decLog != nil {
-		err = s.decLog.Close(ctx)
+		err = errors.Join(err, s.decLog.Close(ctx))
 	}
 	return errors.Join(err, s.lines.Close(ctx))
 }
@@ -160,48 +166,50 @@ func (s *Server) Close() error {
 // Run listens and serves until ctx ends, then drains and returns.
 func (s *Server) Run(ctx context.Context) error {
 	cfg := s.current.Load().cfg
-	rpcListener, err := listen(ctx, cfg.Listen.GRPC, cfg.Limits.Connections)
+	on, err := s.listenAll(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("listen.grpc: %w", err)
+		return err
 	}
-	var adminListener net.Listener
-	if cfg.Listen.Admin.Network() != "" {
-		if adminListener, err = listen(ctx, cfg.Listen.Admin, 100); err != nil {
-			_ = rpcListener.Close()
-			return fmt.Errorf("listen.admin: %w", err)
+	defer on.close()
+	rpc := s.rpcServer(cfg)
+	pages, err := s.pages(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	failed := make(chan error, 3)
+	serve := func(l net.Listener, serve func(net.Listener) error) {
+		if l != nil {
+			go func() { failed <- serve(l) }()
 		}
-		if s.certs != nil && !cfg.Listen.Admin.Local() {
-			adminListener = tls.NewListener(adminListener, s.certs.config())
-		}
 	}
-	rpc, adm := s.rpcServer(cfg), s.adminServer(cfg)
-	failed := make(chan error, 2)
-	go func() { failed <- rpc.Serve(rpcListener) }()
-	addresses := Addresses{GRPC: rpcListener.Addr()}
-	if adminListener != nil {
-		addresses.Admin = adminListener.Addr()
-		go func() { failed <- adm.Serve(adminListener) }()
+	serve(on.grpc, rpc.Serve)
+	serve(on.admin, pages.admin.Serve)
+	serve(on.http, pages.login.Serve)
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var all sync.WaitGroup
+	all.Go(func() { s.watch(background) })
+	if s.plane != nil {
+		all.Go(func() { s.plane.run(background) }) // until the last request is answered
 	}
-	watching, stopWatching := context.WithCancel(ctx)
-	defer stopWatching()
-	go s.watch(watching)
+	defer all.Wait()
+	defer stop()
 	if s.opts.OnReady != nil {
-		s.opts.OnReady(addresses)
+		s.opts.OnReady(on.addresses())
 	}
 	select {
 	case <-ctx.Done():
-		s.drain(rpc, adm, cfg.Shutdown.Drain)
+		s.drain(rpc, pages, cfg.Shutdown.Drain)
 		return nil
 	case err := <-failed:
 		rpc.Stop()
-		_ = adm.Close()
+		pages.close()
 		return err
 	}
 }
 
 // drain lets requests under way finish: first the world is told, then new
 // connections are refused, and after the time is over what is left is cut.
-func (s *Server) drain(rpc *grpc.Server, adm *http.Server, limit time.Duration) {
+func (s *Server) drain(rpc *grpc.Server, pages pages, limit time.Duration) {
 	s.log.Info("draining", "for", limit.String())
 	s.draining.Store(true)
 	s.health.Shutdown()
@@ -214,7 +222,7 @@ func (s *Server) drain(rpc *grpc.Server, adm *http.Server, limit time.Duration) 
 		s.log.Warn("requests were still under way when the time to drain was over")
 		rpc.Stop()
 	}
-	_ = adm.Close()
+	pages.close()
 }
 
 // rpcServer is the data plane: both doors, health, and reflection if wanted.
@@ -292,9 +300,28 @@ func (s *Server) recovered() recovery.Option {
 	})
 }
 
+// pages are the servers of HTTP: the admin listener's, and that of people's logins.
+type pages struct{ admin, login *http.Server }
+
+func (p pages) close() {
+	_ = p.admin.Close()
+	_ = p.login.Close()
+}
+
+func (s *Server) pages(ctx context.Context, cfg *Config) (p pages, err error) {
+	p.login = s.httpServer(cfg, http.NotFoundHandler())
+	if cfg.Listen.HTTP.Network() != "" {
+		if p.login.Handler, err = s.loginHandler(cfg); err != nil {
+			return p, err
+		}
+	}
+	p.admin, err = s.adminServer(ctx, cfg)
+	return p, err
+}
+
 // adminServer is the control plane, HTTP and gRPC on one listener.
-func (s *Server) adminServer(cfg *Config) *http.Server {
-	handler := admin.Handler(admin.Config{
+func (s *Server) adminServer(ctx context.Context, cfg *Config) (*http.Server, error) {
+	serves := admin.Config{
 		Conditions: s.conditions,
 		Metrics:    promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}),
 		Decisions:  &admin.Decisions{Ring: s.ring},
@@ -303,18 +330,26 @@ func (s *Server) adminServer(cfg *Config) *http.Server {
 				reflection.Register(rpc)
 			}
 		},
-	}, grpc.UnaryInterceptor(recovery.UnaryServerInterceptor(s.recovered())), grpc.StreamInterceptor(recovery.StreamServerInterceptor(s.recovered())))
+	}
+	if err := s.adminAPI(ctx, &serves, cfg); err != nil {
+		return nil, err
+	}
+	handler := admin.Handler(serves, grpc.UnaryInterceptor(recovery.UnaryServerInterceptor(s.recovered())), grpc.StreamInterceptor(recovery.StreamServerInterceptor(s.recovered())))
 	if cfg.Listen.Admin.Local() {
 		handler = thisMachineOnly(handler)
 	} else {
 		handler = s.callers.http(handler)
 	}
+	return s.httpServer(cfg, handler), nil
+}
+
+func (s *Server) httpServer(cfg *Config, handler http.Handler) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler: handler, Protocols: protocols, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+		Handler: handler, Protocols: protocols, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: int(cfg.Limits.HeaderList), ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
@@ -322,11 +357,16 @@ func (s *Server) adminServer(cfg *Config) *http.Server {
 // Offline assembles a configuration for one decision in this process. Nothing is
 // listened on or recorded.
 func Offline(ctx context.Context, cfg *Config) (*check.Checker, func(), error) {
-	p, err := assemble(ctx, cfg, nil, surroundings{log: slog.New(slog.DiscardHandler), now: time.Now})
-	if err != nil {
+	quiet := surroundings{log: slog.New(slog.DiscardHandler), now: time.Now}
+	var err error
+	if quiet.plane, err = newPlane(ctx, cfg, quiet.log, quiet.now); err != nil {
 		return nil, nil, err
 	}
-	return p.checker, func() { p.closeUnlessIn(nil) }, nil
+	p, err := assemble(ctx, cfg, nil, quiet)
+	if err != nil {
+		return nil, nil, errors.Join(err, quiet.plane.close())
+	}
+	return p.checker, func() { p.closeUnlessIn(nil); _ = quiet.plane.close() }, nil
 }
 
 // Verify reads a configuration and everything on disk that it names, and says all

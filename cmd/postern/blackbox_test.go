@@ -32,6 +32,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server"
 	"github.com/postern-auth/postern/server/authn/apikey"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // The black-box tests start real servers and talk to them over loopback, as
@@ -100,19 +101,19 @@ func (w world) read(t testing.TB, name string) string {
 // Changes are to what the file says of it.
 func (w world) mint(t testing.TB, o order, changes ...func(*apikey.Key)) string {
 	t.Helper()
-	o.pepperFile, o.kind = w.path("pepper"), cmp.Or(o.kind, string(apikey.KindKey))
+	o.pepperFile, o.kind = w.path("pepper"), cmp.Or(o.kind, string(seal.KindKey))
 	o.principalKind, o.expiresIn = cmp.Or(o.principalKind, string(policy.KindUser)), cmp.Or(o.expiresIn, time.Hour)
-	minted, _, err := o.mint(time.Now())
+	secret, key, err := o.mint(time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, change := range changes {
-		change(&minted.Key)
+		change(&key)
 	}
-	if err := addEntry(w.path("keys.yaml"), minted.Key.Entry()); err != nil {
+	if err := addEntry(w.path("keys.yaml"), key.Entry()); err != nil {
 		t.Fatal(err)
 	}
-	return minted.Secret.Reveal()
+	return secret.Reveal()
 }
 
 // box is a server that runs.

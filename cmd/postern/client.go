@@ -36,13 +36,18 @@ const (
 
 // flags adds the flags of a connection. The name is that of the listener.
 func (c *connection) flags(cmd *cobra.Command, name, address string) {
+	c.wireFlags(cmd, name, address)
+	cmd.Flags().StringVar(&c.tokenFile, "caller-token-file", "", "file with the token of a caller, if the server's list asks for one")
+}
+
+// wireFlags are those of a connection without who is asking.
+func (c *connection) wireFlags(cmd *cobra.Command, name, address string) {
 	f := cmd.Flags()
 	f.StringVar(&c.address, name, address, "address of the server: host:port or unix:///path")
 	f.BoolVar(&c.tls, "tls", false, "use TLS with the system's authorities (implied by --ca and --cert)")
 	f.StringVar(&c.ca, "ca", "", "PEM file of the authorities for the server's certificate")
 	f.StringVar(&c.cert, "cert", "", "PEM file of the client's certificate")
 	f.StringVar(&c.key, "key", "", "PEM file of the client's key")
-	f.StringVar(&c.tokenFile, "caller-token-file", "", "file with the token of a caller, if the server's list asks for one")
 	f.DurationVar(&c.timeout, "timeout", 5*time.Second, "how long to wait for the answer")
 }
 
@@ -55,7 +60,7 @@ func (c *connection) dial() (*grpc.ClientConn, error) {
 		return nil, errors.New("--cert and --key belong together")
 	}
 	creds := insecure.NewCredentials()
-	if c.tls || c.ca != "" || c.cert != "" {
+	if c.encrypted() {
 		config, err := c.tlsConfig()
 		if err != nil {
 			return nil, err
@@ -64,6 +69,8 @@ func (c *connection) dial() (*grpc.ClientConn, error) {
 	}
 	return grpc.NewClient(c.address, grpc.WithTransportCredentials(creds))
 }
+
+func (c *connection) encrypted() bool { return c.tls || c.ca != "" || c.cert != "" }
 
 func (c *connection) tlsConfig() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -97,7 +104,11 @@ func (c *connection) context(ctx context.Context) (context.Context, context.Canc
 		cancel()
 		return nil, nil, err
 	}
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(string(token))), cancel, nil
+	return withBearer(ctx, string(token)), cancel, nil
+}
+
+func withBearer(ctx context.Context, token string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(token))
 }
 
 // symptoms are what grpc-go says when it cannot connect, and what helps.
@@ -123,16 +134,21 @@ func (c *connection) explainRPC(err error) error {
 	}
 	switch s.Code() {
 	case codes.Unavailable, codes.DeadlineExceeded:
-		for _, known := range symptoms {
-			if strings.Contains(s.Message(), known.text) {
-				return fmt.Errorf("no answer from %s: %s", c.address, known.hint)
-			}
-		}
-		return fmt.Errorf("no answer from %s: %s", c.address, s.Message())
+		return c.noAnswer(s)
 	case codes.PermissionDenied:
 		return fmt.Errorf("%s; show who is asking with --cert and --key, or --caller-token-file", s.Message())
 	case codes.Unimplemented:
 		return fmt.Errorf("%s does not serve this; check and explain talk to different listeners (--server, --admin)", c.address)
 	}
 	return errors.New(s.Message())
+}
+
+// noAnswer says why there was none, and what helps if that is known.
+func (c *connection) noAnswer(s *status.Status) error {
+	for _, known := range symptoms {
+		if strings.Contains(s.Message(), known.text) {
+			return fmt.Errorf("no answer from %s: %s", c.address, known.hint)
+		}
+	}
+	return fmt.Errorf("no answer from %s: %s", c.address, s.Message())
 }

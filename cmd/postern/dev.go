@@ -23,6 +23,8 @@ const devConfig = `version: 1
 api_keys:
   pepper: ${file:pepper}
   file: keys.yaml
+store:
+  driver: memory
 policy:
   path: policy
 decisions:
@@ -129,12 +131,12 @@ func writeDev(dir string) (string, error) {
 		pepperFile: filepath.Join(dir, "pepper"), kind: "key", env: "test", name: "the demo key",
 		id: "demo", principalKind: string(policy.KindUser), roles: []string{"user"}, expiresIn: 24 * time.Hour,
 	}
-	minted, entry, err := o.mint(time.Now())
+	secret, key, err := o.mint(time.Now())
 	if err != nil {
 		return "", err
 	}
-	if err := addEntry(filepath.Join(dir, "keys.yaml"), entry); err != nil {
+	if err := addEntry(filepath.Join(dir, "keys.yaml"), key.Entry()); err != nil {
 		return "", err
 	}
-	return minted.Secret.Reveal(), os.CopyFS(filepath.Join(dir, "policy"), lib.Sample)
+	return secret.Reveal(), os.CopyFS(filepath.Join(dir, "policy"), lib.Sample)
 }

@@ -605,7 +605,7 @@ func TestPageOfFloors(t *testing.T) {
 			sources, _ := filepath.Glob(filepath.Join(name, "*.go"))
 			rel, _ := filepath.Rel(repository, name)
 			pkg := filepath.ToSlash(rel)
-			isTests := pkg == "server/vectortest" || pkg == "server/authn/authntest"
+			isTests := strings.HasSuffix(pkg, "test")
 			if len(sources) > 0 && !documented[pkg] && !isTests {
 				t.Errorf("the page does not show %s", pkg)
 			}
@@ -645,9 +645,9 @@ func TestPageOfFigures(t *testing.T) {
 	}
 }
 
-// docShell runs the few commands that pages need, without a shell: postern, curl
-// -s, rm, echo and openssl rand. A server listens on free ports, which
-// go by the names 127.0.0.1:9191 and 127.0.0.1:9192 in commands and outputs.
+// docShell runs the few commands that pages need, without a shell: postern, curl,
+// rm, echo, printf TEXT and openssl rand. A server listens on free ports, which go by the names
+// 127.0.0.1:9191, 9192 and 9190 in commands and outputs.
 type docShell struct {
 	dir string
 	// status, key and decision are the last exit status, the demo key of the
@@ -721,6 +721,9 @@ func (s *docShell) command(t *testing.T, at string, words []string, stdout *os.F
 		return s.postern(t, args, stdout)
 	case words[0] == "echo":
 		return strings.Join(words[1:], " ") + "\n"
+	case words[0] == "printf":
+		fmt.Fprint(stdout, words[1])
+		return ""
 	case words[0] == "openssl":
 		secret := make([]byte, 32)
 		_, _ = rand.Read(secret)
@@ -731,8 +734,13 @@ func (s *docShell) command(t *testing.T, at string, words []string, stdout *os.F
 			t.Fatalf("%s: %v", at, err)
 		}
 		return ""
-	case words[0] == "curl" && words[1] == "-s":
+	case words[0] == "curl" && len(words) == 3 && words[1] == "-s":
 		return s.curl(t, words[2])
+	case words[0] == "curl":
+		if _, err := exec.LookPath("curl"); err != nil {
+			t.Skip("there is no curl for the rest of the page")
+		}
+		return s.program(t, words, nil)
 	}
 	t.Fatalf("%s: this test cannot run %s", at, words[0])
 	return ""
@@ -747,10 +755,29 @@ func (s *docShell) postern(t *testing.T, args []string, stdout *os.File) string 
 	if args[0] == "explain" && !slices.Contains(args, "--admin") {
 		args = append(args, "--admin", "127.0.0.1:9192")
 	}
-	for i := range args {
-		args[i] = s.real(args[i])
+	if asksAdmin(args) {
+		args = append(args, "--server", "127.0.0.1:9192")
 	}
-	cmd := exec.CommandContext(t.Context(), "postern", args...)
+	out := s.program(t, append([]string{"postern"}, args...), stdout)
+	if id := decisionID.FindString(out); id != "" {
+		s.decision = id
+	}
+	return out
+}
+
+// asksAdmin reports whether the command talks to the admin API.
+func asksAdmin(args []string) bool {
+	cmd, _, err := newRoot().Find(args)
+	return err == nil && cmd.Flags().Lookup("token-file") != nil && cmd.Flags().Lookup("server") != nil
+}
+
+// program runs a program in the page's directory.
+func (s *docShell) program(t *testing.T, words []string, stdout *os.File) string {
+	t.Helper()
+	for i := range words {
+		words[i] = s.real(words[i])
+	}
+	cmd := exec.CommandContext(t.Context(), words[0], words[1:]...)
 	var shown bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, &shown, &shown
 	if stdout != nil {
@@ -761,9 +788,6 @@ func (s *docShell) postern(t *testing.T, args []string, stdout *os.File) string 
 		t.Fatal(err)
 	}
 	s.status = cmd.ProcessState.ExitCode()
-	if id := decisionID.FindString(shown.String()); id != "" {
-		s.decision = id
-	}
 	return shown.String()
 }
 
@@ -771,7 +795,7 @@ func (s *docShell) postern(t *testing.T, args []string, stdout *os.File) string 
 // ready.
 func (s *docShell) serve(t *testing.T, args []string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "postern", append(args, "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0")...)
+	cmd := exec.CommandContext(t.Context(), "postern", append(args, "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0")...)
 	cmd.Dir = s.dir
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	stdout, outErr := cmd.StdoutPipe()
@@ -780,7 +804,7 @@ func (s *docShell) serve(t *testing.T, args []string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Wait() })
-	ready := struct{ Msg, GRPC, Admin string }{}
+	ready := struct{ Msg, GRPC, Admin, HTTP string }{}
 	var log bytes.Buffer
 	for lines := json.NewDecoder(io.TeeReader(stderr, &log)); ready.Msg != "ready"; {
 		if err := lines.Decode(&ready); err != nil {
@@ -789,6 +813,9 @@ func (s *docShell) serve(t *testing.T, args []string) string {
 	}
 	go func() { _, _ = io.Copy(io.Discard, stderr) }()
 	s.ports = []string{ready.GRPC, "127.0.0.1:9191", ready.Admin, "127.0.0.1:9192"}
+	if ready.HTTP != "" {
+		s.ports = append(s.ports, ready.HTTP, "127.0.0.1:9190")
+	}
 	if !slices.Contains(args, "--dev") {
 		return ""
 	}

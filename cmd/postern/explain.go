@@ -12,7 +12,7 @@ import (
 )
 
 func explainCommand() *cobra.Command {
-	var c connection
+	var c remote
 	var output format
 	cmd := &cobra.Command{
 		Use:   "explain DECISION-ID",
@@ -29,7 +29,11 @@ remembers its own decisions (decisions.keep); ask the one that decided.`,
 				return err
 			}
 			defer conn.Close()
-			ctx, cancel, err := c.context(cmd.Context())
+			identify := c.context
+			if c.tokenFile != "" {
+				identify = c.connection.context
+			}
+			ctx, cancel, err := identify(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -41,7 +45,9 @@ remembers its own decisions (decisions.keep); ask the one that decided.`,
 			return render(cmd.OutOrStdout(), output, res, func() []row { return explainRows(res) })
 		},
 	}
-	c.flags(cmd, "admin", defaultAdmin)
+	c.flagsAs(cmd, "admin")
+	cmd.Flags().StringVar(&c.tokenFile, "caller-token-file", "", "file with the token of a caller, if the server's list asks for one")
+	exclusive(cmd, "token-file", "caller-token-file")
 	outputFlag(cmd, &output)
 	return cmd
 }

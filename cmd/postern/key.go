@@ -17,12 +17,21 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn/apikey"
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
 func keyCommand() *cobra.Command {
-	return group("key", "Make API keys and personal access tokens", keyMintCommand())
+	cmd := group("key", "Manage the API keys of services and apps", keyMintCommand(),
+		keys.issue("issue PRINCIPAL-ID", `  postern key issue billing-job --tenant acme --role writer --expires-in 30d
+  postern key issue export --network 10.0.0.0/8 --method GET --path '/orders/**' --env live
+  postern key issue acme/billing-job --scope orders:read -q > key.txt
+  postern key issue billing-job --expires-in 7d --renew-period 7d --max-expires-at 90d`))
+	cmd.AddCommand(keys.commands()...)
+	return cmd
 }
+
+var keys = credentialSort{command: "key", name: "API key", names: "API keys", value: "api_key"}
 
 // order is a key as somebody asked for it.
 type order struct {
@@ -61,7 +70,7 @@ The pepper comes from a configuration (-c) or from a file (--pepper-file).`,
 	configFlag(cmd, &o.config, "", "configuration that names the pepper and the prefix")
 	f.StringVar(&o.pepperFile, "pepper-file", "", "file with the pepper, if there is no configuration")
 	f.StringVar(&o.prefix, "prefix", "", "prefix of the key (default: the configuration's, or pst)")
-	f.StringVar(&o.kind, "kind", string(apikey.KindKey), "key or pat (personal access token)")
+	f.StringVar(&o.kind, "kind", string(seal.KindKey), "key or pat (personal access token)")
 	f.StringVar(&o.env, "env", "", "environment that stands in the key, such as live or test")
 	f.StringVar(&o.name, "name", "", "what the key is for, in a few words")
 	f.StringVar(&o.owner, "owner", "", "whom to ask about it")
@@ -79,7 +88,7 @@ The pepper comes from a configuration (-c) or from a file (--pepper-file).`,
 	f.StringVar(&o.add, "add", "", "keys file to add the entry to")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print the key only")
 	exclusive(cmd, "config", "pepper-file")
-	completions(cmd, "kind", string(apikey.KindKey), string(apikey.KindPAT))
+	completions(cmd, "kind", string(seal.KindKey), string(seal.KindPAT))
 	completions(cmd, "principal-kind", "user", "service", "agent", "device")
 	return cmd
 }
@@ -87,52 +96,58 @@ The pepper comes from a configuration (-c) or from a file (--pepper-file).`,
 // deliver mints the key, puts its entry where it is wanted, and only then shows
 // the key: one that is shown can be used.
 func (o *order) deliver(now time.Time, stdout, stderr io.Writer) error {
-	minted, entry, err := o.mint(now)
+	secret, key, err := o.mint(now)
 	if err != nil {
 		return err
 	}
+	entry := key.Entry()
 	note := "# for the keys file, under `keys:`\n" + entry
 	if o.add != "" {
 		if err := addEntry(o.add, entry); err != nil {
 			return err
 		}
 		note = fmt.Sprintf("added key %s of %s to %s; it expires on %s\n",
-			minted.Key.ID, printable(o.id), o.add, minted.Key.ExpiresAt.Format(time.DateOnly))
+			key.ID, printable(o.id), o.add, key.ExpiresAt.Format(time.DateOnly))
 	}
 	if !o.quiet {
 		fmt.Fprint(stderr, note)
 	}
-	_, err = fmt.Fprintln(stdout, minted.Secret.Reveal())
+	_, err = fmt.Fprintln(stdout, secret.Reveal())
 	return err
 }
 
-// mint makes the key and its entry for the keys file, which a server with the
-// same settings would accept.
-func (o *order) mint(now time.Time) (apikey.Minted, string, error) {
+// mint makes a key and what the keys file says of it, which a server with the same
+// settings would accept.
+func (o *order) mint(now time.Time) (policy.Secret, apikey.Key, error) {
 	cfg, err := o.settings()
 	if err != nil {
-		return apikey.Minted{}, "", err
+		return policy.Secret{}, apikey.Key{}, err
 	}
 	if o.id == "" {
-		return apikey.Minted{}, "", errors.New("PRINCIPAL-ID is empty: say who calls with the key")
+		return policy.Secret{}, apikey.Key{}, errors.New("PRINCIPAL-ID is empty: say who calls with the key")
 	}
 	if err := o.checkWildcards(); err != nil {
-		return apikey.Minted{}, "", err
+		return policy.Secret{}, apikey.Key{}, err
 	}
 	constraints, err := o.constraints()
 	if err != nil {
-		return apikey.Minted{}, "", err
+		return policy.Secret{}, apikey.Key{}, err
 	}
 	peppers, err := apikey.NewPeppers(cfg)
 	if err != nil {
-		return apikey.Minted{}, "", err
+		return policy.Secret{}, apikey.Key{}, err
 	}
-	minted, err := apikey.Mint(rand.Reader, apikey.Spec{Prefix: cfg.Prefix, Kind: apikey.Kind(o.kind), Environment: o.env}, peppers)
+	minted, err := seal.Mint(rand.Reader, seal.Spec{Prefix: cfg.Prefix, Kind: seal.Kind(o.kind), Environment: o.env}, peppers)
+	if errors.Is(err, seal.ErrNoPepper) {
+		err = fmt.Errorf("%w: set api_keys.pepper", err)
+	}
 	if err != nil {
-		return apikey.Minted{}, "", err
+		return policy.Secret{}, apikey.Key{}, err
 	}
-	key := &minted.Key
-	key.Name, key.Owner = o.name, o.owner
+	key := apikey.Key{
+		ID: minted.ID, Digest: minted.Digest, Kind: seal.Kind(o.kind), Environment: o.env,
+		Name: o.name, Owner: o.owner,
+	}
 	key.Principal = apikey.Principal{
 		ID: o.id, Kind: policy.Kind(o.principalKind), Tenant: o.tenant,
 		Roles: o.roles, Scopes: o.scopes, Permissions: o.permissions, Metadata: o.facts(),
@@ -140,8 +155,7 @@ func (o *order) mint(now time.Time) (apikey.Minted, string, error) {
 	key.AllowWildcard, key.Constraints = o.allowWildcard, constraints
 	key.CreatedAt = now.UTC().Truncate(time.Second)
 	key.ExpiresAt = key.CreatedAt.Add(o.expiresIn)
-	entry := key.Entry()
-	return minted, entry, refusal(cfg, entry, now)
+	return minted.Secret, key, refusal(cfg, key.Entry(), now)
 }
 
 // entryFlags are the flags behind the fields of an entry.

@@ -13,11 +13,14 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
-// Exit statuses. A deny is an answer, a fault is none.
+// Exit statuses. A deny is an answer, and so is a refusal of the admin API: nothing
+// was done, and it would not be the next time. A fault is no answer: a mistake on the
+// command line, or a server that cannot be reached.
 const (
 	exitOK    = 0
 	exitDeny  = 1
@@ -30,6 +33,15 @@ type exitError struct{ status int }
 
 func (e *exitError) Error() string { return "exit status " + strconv.Itoa(e.status) }
 
+// refusalError is the admin API's no.
+type refusalError struct {
+	error
+	code codes.Code
+}
+
+// Unwrap lets each of its errors be printed on a line of its own.
+func (e *refusalError) Unwrap() error { return e.error }
+
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
@@ -40,11 +52,15 @@ func run(args []string) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var exit *exitError
+	var no *refusalError
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &exit):
 		return exit.status
+	case errors.As(err, &no):
+		complain(os.Stderr, no.error)
+		return exitDeny
 	}
 	complain(os.Stderr, err)
 	return exitFault
@@ -93,7 +109,15 @@ func newRoot() *cobra.Command {
 		explainCommand(),
 		configCommand(),
 		keyCommand(),
+		patCommand(),
 		tokenCommand(),
+		userCommand(),
+		principalCommand(),
+		sessionCommand(),
+		tenantCommand(),
+		denylistCommand(),
+		auditCommand(),
+		storeCommand(),
 		versionCommand(),
 	)
 	root.Long = `Postern answers two questions for every request that a gateway or a service
@@ -125,7 +149,7 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 			}
 			hint := fmt.Sprintf("see %s --help", cmd.CommandPath())
 			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				hint = fmt.Sprintf("did you mean %q?", strings.Join(near, `" or "`))
+				hint = fmt.Sprintf("did you mean \"%s\"?", strings.Join(near, `" or "`))
 			}
 			return fmt.Errorf("unknown command %q; %s", args[0], hint)
 		},
@@ -137,7 +161,13 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 
 // exclusive refuses a flag together with certain others.
 func exclusive(cmd *cobra.Command, one string, others ...string) {
-	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+	before := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if before != nil {
+			if err := before(cmd, args); err != nil {
+				return err
+			}
+		}
 		for _, other := range others {
 			if cmd.Flags().Changed(one) && cmd.Flags().Changed(other) {
 				return fmt.Errorf("--%s and --%s do not go together; see %s --help", one, other, cmd.CommandPath())

@@ -11,12 +11,17 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/postern-auth/postern/server/authn/apikey"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 func tokenCommand() *cobra.Command {
-	return group("token", "Look at keys without a server", tokenInspectCommand(), tokenRegexpCommand())
+	cmd := group("token", "Manage opaque tokens that were made elsewhere, and find keys in files",
+		tokenInspectCommand(), tokenRegexpCommand())
+	cmd.AddCommand(tokens.commands()...)
+	return cmd
 }
+
+var tokens = credentialSort{command: "token", name: "token", names: "tokens", value: "token"}
 
 func tokenInspectCommand() *cobra.Command {
 	var prefix string
@@ -48,7 +53,7 @@ if there is none in what could be read, and something could not.`,
 }
 
 func prefixFlag(cmd *cobra.Command, prefix *string) {
-	cmd.Flags().StringVar(prefix, "prefix", apikey.DefaultPrefix, "the prefix of the keys (api_keys.prefix)")
+	cmd.Flags().StringVar(prefix, "prefix", seal.DefaultPrefix, "the prefix of the keys (api_keys.prefix)")
 }
 
 // search counts the keys that it finds. What it cannot read does not stop it.
@@ -99,13 +104,13 @@ func (s *search) file(name string) {
 }
 
 func (s *search) scan(name string, r io.Reader) {
-	for f, err := range apikey.Scan(r, s.prefix) {
+	for f, err := range seal.Scan(r, s.prefix) {
 		if err != nil {
 			s.errs = append(s.errs, fmt.Errorf("%s: %w", printable(name), err))
 			return
 		}
 		s.found++
-		fmt.Fprintf(s.out, "%s:%d: %s key %s%s\n", printable(name), f.Line, f.Prefix, f.ID, environment(f.Environment))
+		fmt.Fprintf(s.out, "%s:%d: %s key %s%s\n", printable(name), f.Line, f.Prefix, f.ID, environment(f.Env))
 	}
 }
 
@@ -127,10 +132,10 @@ cannot run "postern token inspect", which also compares the checksum.`,
   grep -rPn "$(postern token regexp --prefix acme)" .`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, err := range apikey.Scan(strings.NewReader(""), prefix) {
+			for _, err := range seal.Scan(strings.NewReader(""), prefix) {
 				return err // the prefix is none
 			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), apikey.ScannerRegexp(prefix))
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), seal.ScannerRegexp(prefix))
 			return err
 		},
 	}

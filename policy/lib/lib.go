@@ -22,6 +22,10 @@ var Modules embed.FS
 // Entrypoint is the file in Modules that decides where the user has no Rego.
 const Entrypoint = "authz.rego"
 
+// Admin is the file in Modules that decides who may use the admin API. It is loaded
+// for that alone: nothing else can refer to it.
+const Admin = "admin.rego"
+
 // RBAC is the rule that decides by the tables named Tables; the tables of whoever
 // asks it are checked at load.
 const RBAC = "data.postern.lib.rbac.decision"

@@ -17,8 +17,9 @@
 #     permissions  the names that there are; if it is there, a name that is not in it
 #                  is a mistake and the policy does not load.
 #
-#   A caller has the permissions of its credential and those of its roles. A deny
-#   wins over them, whichever role it comes from. A request needs what its route
+#   A caller has the permissions of its credential and those of its roles. A token
+#   that lists permissions of its user's (a personal access token) has those of them
+#   that the user has at the moment. A deny wins over them, whichever role it comes from. A request needs what its route
 #   needs here and in Postern's own configuration, all of it; an action needs the
 #   permission of its name. Paths are as in `/orders/7`, `/orders/*`, `/public/**`.
 package postern.lib.rbac
@@ -37,6 +38,9 @@ decision := postern.permits(
 		"roles": object.get(input, ["principal", "roles"], []),
 		"permissions": object.get(input, ["principal", "permissions"], []),
 		"scopes": object.get(input, ["principal", "scopes"], []),
+		"narrowed": object.get(input, ["principal", "narrowed", "permissions"], []),
+		"user_roles": object.get(input, ["principal", "narrowed", "user_roles"], []),
+		"user_permissions": object.get(input, ["principal", "narrowed", "user_permissions"], []),
 		"method": object.get(input, ["target", "http", "method"], ""),
 		"path": object.get(input, ["target", "http", "path"], ""),
 		"folded": object.get(input, ["target", "http", "folded"], ""),

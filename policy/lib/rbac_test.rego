@@ -127,3 +127,23 @@ test_actions_need_the_permission_of_their_name if {
 	rbac.allow with input as question with data.roles as {"clerk": ["orders.*"]}
 	not rbac.allow with input as question with data.roles as {"clerk": ["order.*"]}
 }
+
+# P-02, P-07: what a token lists counts as long as its user may do it, and not one
+# permission more; a deny of the user's roles holds for the token as well.
+test_a_narrowed_token_follows_its_user if {
+	remove := asks([], "DELETE", "/products/7")
+	rbac.allow with input as deleter(remove, ["admin"]) with data.roles as shop with data.routes as routes
+	every roles in [["user"], [], ["intern"], ["admin", "intern"]] {
+		not rbac.allow with input as deleter(remove, roles) with data.roles as shop with data.routes as routes
+	}
+	not rbac.allow with input as deleter(asks([], "POST", "/products"), ["admin"])
+		with data.roles as shop
+		with data.routes as routes
+}
+
+# A question by a token that lists one permission of a user with the roles.
+deleter(question, roles) := object.union(question, {"principal": {"narrowed": {
+	"permissions": ["products.delete"],
+	"user_roles": roles,
+	"user_permissions": [],
+}}})

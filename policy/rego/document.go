@@ -108,6 +108,11 @@ var document = field{fields: []field{
 		{name: "roles", get: func(_ *view, in *policy.Input) value { return list(in.Principal.Roles) }},
 		{name: "scopes", get: func(_ *view, in *policy.Input) value { return list(in.Principal.Scopes) }},
 		{name: "permissions", get: func(_ *view, in *policy.Input) value { return list(in.Principal.Permissions) }},
+		{name: "narrowed", has: func(in *policy.Input) bool { return in.Principal.Narrowed != nil }, fields: []field{
+			{name: "permissions", get: func(_ *view, in *policy.Input) value { return list(in.Principal.Narrowed.Permissions) }},
+			{name: "user_roles", get: func(_ *view, in *policy.Input) value { return list(in.Principal.Narrowed.UserRoles) }},
+			{name: "user_permissions", get: func(_ *view, in *policy.Input) value { return list(in.Principal.Narrowed.UserPermissions) }},
+		}},
 		{name: "claims", get: func(_ *view, in *policy.Input) value { return tree(in.Principal.Claims) }},
 		{name: "metadata", get: func(_ *view, in *policy.Input) value { return tree(in.Principal.Metadata) }},
 		{name: "method", get: principal(func(p *policy.Principal) string { return string(p.Method) })},

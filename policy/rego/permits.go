@@ -157,6 +157,7 @@ func questionOf(asked ast.Object) (*question, error) {
 	r := questionReader{object: asked}
 	q := &question{
 		roles: r.list("roles"), permissions: r.list("permissions"), scopes: r.list("scopes"),
+		narrowed: r.list("narrowed"), userRoles: r.list("user_roles"), userPermissions: r.list("user_permissions"),
 		method: r.text("method"), path: r.text("path"), folded: r.text("folded"), action: r.text("action"),
 		permission: r.text("required_permission"), requiredScopes: r.list("required_scopes"),
 	}

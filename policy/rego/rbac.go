@@ -111,6 +111,9 @@ func checkPermission(pattern string) error {
 // question is one question to rbac.
 type question struct {
 	roles, permissions, scopes []string
+	// narrowed are permissions that count where the user's own grant them too
+	// (policy.Narrowed). What the user's roles deny is denied in any case.
+	narrowed, userRoles, userPermissions []string
 	// method and the paths are empty for an action. folded is the path for denies
 	// (policy.Request.Folded).
 	method, path, folded string
@@ -136,10 +139,11 @@ func (t *rbac) ask(q *question) (a answer) {
 	if a.denied = t.deniedPath(q, readings); a.denied != "" {
 		return a
 	}
-	held := t.rolesOf(q.roles)
+	own := holder{q.permissions, t.rolesOf(q.roles)}
+	user := holder{q.userPermissions, t.rolesOf(q.userRoles)}
 	permissions, scopes, enough := t.required(q, readings)
 	for _, p := range permissions {
-		if !t.permits(q, held, p) {
+		if !t.permits(q, own, user, p) {
 			a.missingPermissions = append(a.missingPermissions, p)
 		}
 	}
@@ -149,7 +153,7 @@ func (t *rbac) ask(q *question) (a answer) {
 		}
 	}
 	if len(a.missingPermissions)+len(a.missingScopes) == 0 {
-		a.allow = enough || t.grantsPath(q, held)
+		a.allow = enough || t.grantsPath(q, own.roles)
 	}
 	return a
 }
@@ -255,27 +259,55 @@ func (t *rbac) rolesOf(names []string) []int {
 	return held
 }
 
-// permits reports whether the caller holds the permission, directly or through a
-// role, and nothing denies it. A deny of any role wins over a grant of any other.
-func (t *rbac) permits(q *question, held []int, permission string) bool {
+// holder is somebody with rights of their own and with those of roles.
+type holder struct {
+	permissions []string
+	roles       []int
+}
+
+// permits reports whether the caller holds the permission, and nothing denies it. A
+// deny of any role wins over a grant of any other, and so does one of the user for
+// whom a narrowed token stands.
+func (t *rbac) permits(q *question, own, user holder, permission string) bool {
 	folded := strings.ToLower(permission)
-	if t.never.has(folded) {
+	if t.never.has(folded) || t.denies(own.roles, folded) || t.denies(user.roles, folded) {
 		return false
 	}
-	granted := slices.ContainsFunc(q.permissions, func(pattern string) bool {
+	return t.grantsTo(own, permission) || covers(q.narrowed, permission) && t.grantsTo(user, permission)
+}
+
+func (t *rbac) denies(roles []int, folded string) bool {
+	for _, role := range roles {
+		for _, i := range t.grants[role].all {
+			if t.grants[i].denied.has(folded) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (t *rbac) grantsTo(h holder, permission string) bool {
+	if covers(h.permissions, permission) {
+		return true
+	}
+	for _, role := range h.roles {
+		for _, i := range t.grants[role].all {
+			if t.grants[i].permissions.has(permission) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// covers reports whether one of the permissions, which a caller brings, is this one
+// or a wildcard that stands for it.
+func covers(held []string, permission string) bool {
+	return slices.ContainsFunc(held, func(pattern string) bool {
 		prefix, star := strings.CutSuffix(pattern, "*")
 		return pattern == permission || star && checkPermission(pattern) == nil && strings.HasPrefix(permission, prefix)
 	})
-	for _, role := range held {
-		for _, i := range t.grants[role].all {
-			g := &t.grants[i]
-			if g.denied.has(folded) {
-				return false
-			}
-			granted = granted || g.permissions.has(permission)
-		}
-	}
-	return granted
 }
 
 // inScope reports whether a scope is granted or implied by one that is.

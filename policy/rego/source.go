@@ -291,11 +291,12 @@ const libraryPrefix = "postern.lib/"
 // where the user wrote no Rego at all.
 func (l *loader) addLibrary() error {
 	withEntrypoint := len(l.bundle.modules) == 0
+	forAdmin := strings.HasPrefix(l.config.Entrypoint, "data.postern.admin.")
 	return fs.WalkDir(lib.Modules, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || kindOf(name) != fileRego || isTest(name) {
 			return err
 		}
-		if name == lib.Entrypoint && !withEntrypoint {
+		if name == lib.Entrypoint && !withEntrypoint || name == lib.Admin && !forAdmin {
 			return nil
 		}
 		text, err := fs.ReadFile(lib.Modules, name)

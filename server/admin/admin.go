@@ -1,6 +1,28 @@
-// Package admin is the control plane of one replica: metrics, health, and the
-// decisions that it remembers. It has a listener of its own, which by default
-// only the machine itself can reach.
+// Package admin is the control plane of one replica: metrics, health, the decisions
+// that it remembers, and the API that manages tenants, principals, credentials,
+// sessions and the denylist (postern.admin.v1). It has a listener of its own, which
+// by default only the machine itself can reach.
+//
+// # The API
+//
+// A call goes through the gate (gate.go): connection, credential, policy, handler.
+// What a call is about is said by one table (methods.go), a row for each method. Who
+// may do it is said by policy/lib/admin.rego, which is asked by the Authorizer.
+// Handlers only turn messages into requests to the registry and back: what may be
+// done to records, whatever the policy says, is the registry's.
+//
+//	connection    TLS or this machine              else UNAUTHENTICATED
+//	credential    check.Checker                    else UNAUTHENTICATED, UNAVAILABLE
+//	its limits    policy.Constraints               else UNAUTHENTICATED
+//	policy        for each record of the call      else PERMISSION_DENIED, NOT_FOUND
+//	registry      one transaction                  else whatever is wrong
+//
+// Every error carries a google.rpc.ErrorInfo with a reason of the closed set
+// ErrorReason, and what is wrong with the request field by field. Every refusal by
+// the policy is in the audit log. No secret is in an error, a log or a message but
+// those responses that hand one over.
+//
+// # Health
 //
 // Liveness and readiness differ. /healthz says that the process answers; only a
 // restart helps if it does not. /readyz says whether this replica can decide
@@ -8,13 +30,20 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 
 	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/registry"
+	"github.com/postern-auth/postern/server/store"
 )
 
 // Condition is one part of readiness.
@@ -38,16 +67,59 @@ type Config struct {
 	Decisions adminv1.DecisionServiceServer
 	// Register adds further services, such as reflection; may be nil.
 	Register func(*grpc.Server)
+
+	// Authenticate says who calls, and what limits their credential has; nil for
+	// none. An allow means no more than that the credential is good. Without it only
+	// DecisionService is served, to whoever can connect; with it, what follows must
+	// be set, and every call needs a credential but the reading of decisions from
+	// this machine.
+	Authenticate func(context.Context, *policy.Attributes) (policy.Decision, *policy.Constraints)
+	// Authorizer says who may do what.
+	Authorizer *Authorizer
+	// Registry does it.
+	Registry *registry.Registry
+	// Browser returns what a browser is told of a new session: the Set-Cookie field
+	// and the CSRF token. May be nil: neither.
+	Browser func(s *store.Session, secret policy.Secret) (setCookie, csrfToken string)
+	// Logger takes panics and faults; discarded if nil.
+	Logger *slog.Logger
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
+}
+
+// server is the gRPC side.
+func (cfg Config) server(opts []grpc.ServerOption) *grpc.Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	g := &gate{
+		authenticate: cfg.Authenticate, authorizer: cfg.Authorizer, registry: cfg.Registry,
+		log: cfg.Logger, now: cfg.Now,
+	}
+	rpc := grpc.NewServer(append(slices.Clip(opts), grpc.ChainUnaryInterceptor(g.unary), grpc.ChainStreamInterceptor(g.stream))...)
+	adminv1.RegisterDecisionServiceServer(rpc, cfg.Decisions)
+	if cfg.Authenticate != nil {
+		adminv1.RegisterCredentialServiceServer(rpc, &credentials{registry: cfg.Registry})
+		adminv1.RegisterPrincipalServiceServer(rpc, &principals{registry: cfg.Registry})
+		adminv1.RegisterUserServiceServer(rpc, &users{registry: cfg.Registry})
+		adminv1.RegisterSessionServiceServer(rpc, &sessions{registry: cfg.Registry, browser: cfg.Browser})
+		adminv1.RegisterTenantServiceServer(rpc, &tenants{registry: cfg.Registry})
+		adminv1.RegisterDenylistServiceServer(rpc, &denials{registry: cfg.Registry})
+		adminv1.RegisterAuditServiceServer(rpc, &auditLog{registry: cfg.Registry})
+	}
+	if cfg.Register != nil {
+		cfg.Register(rpc)
+	}
+	return rpc
 }
 
 // Handler serves HTTP and gRPC on one listener: a request is gRPC if its content
 // type says so (and it came over HTTP/2).
 func Handler(cfg Config, opts ...grpc.ServerOption) http.Handler {
-	rpc := grpc.NewServer(opts...)
-	adminv1.RegisterDecisionServiceServer(rpc, cfg.Decisions)
-	if cfg.Register != nil {
-		cfg.Register(rpc)
-	}
+	rpc := cfg.server(opts)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", cfg.Metrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

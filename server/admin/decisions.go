@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -34,13 +32,13 @@ const (
 )
 
 // GetDecision returns a decision and its phases.
-func (s *Decisions) GetDecision(_ context.Context, req *adminv1.GetDecisionRequest) (*adminv1.GetDecisionResponse, error) {
+func (s *Decisions) GetDecision(ctx context.Context, req *adminv1.GetDecisionRequest) (*adminv1.GetDecisionResponse, error) {
 	if req.GetDecisionId() == "" {
-		return nil, status.Error(codes.InvalidArgument, "decision_id is required")
+		return nil, required("decision_id")
 	}
 	r, ok := s.Ring.Find(req.GetDecisionId())
-	if !ok {
-		return nil, status.Error(codes.NotFound, "this replica does not remember that decision: it may be too old, or another replica made it")
+	if !ok || !sees(ctx, &r.Decision) {
+		return nil, &failure{reason: notFound, message: "this replica does not remember that decision: it may be too old, or another replica made it"}
 	}
 	return &adminv1.GetDecisionResponse{Record: record(&r), Steps: steps(&r)}, nil
 }
@@ -48,24 +46,21 @@ func (s *Decisions) GetDecision(_ context.Context, req *adminv1.GetDecisionReque
 // ListDecisions lists recent decisions, newest first. The page token is the
 // number of matching decisions to skip: the ring moves on while a reader pages,
 // so a decision may show up twice, but none is left out.
-func (s *Decisions) ListDecisions(_ context.Context, req *adminv1.ListDecisionsRequest) (*adminv1.ListDecisionsResponse, error) {
-	size := int(req.GetPageSize())
-	switch {
-	case size < 0:
-		return nil, status.Error(codes.InvalidArgument, "page_size must not be negative")
-	case size == 0:
-		size = defaultPage
-	}
-	size = min(size, maxPage)
-	skip := 0
+func (s *Decisions) ListDecisions(ctx context.Context, req *adminv1.ListDecisionsRequest) (*adminv1.ListDecisionsResponse, error) {
+	var v invalid
+	size, skip := v.pageSize(req.GetPageSize()), 0
 	if token := req.GetPageToken(); token != "" {
 		n, err := strconv.Atoi(token)
 		if err != nil || n < 0 || n > maxSkip {
-			return nil, status.Error(codes.InvalidArgument, "page_token is not one that this service gave")
+			v.add("page_token", "is not one that this service gave")
 		}
 		skip = n
 	}
-	records := s.Ring.Last(skip+size+1, matcher(req.GetFilter()))
+	if err := v.err(); err != nil {
+		return nil, err
+	}
+	match := matcher(req.GetFilter())
+	records := s.Ring.Last(skip+size+1, func(d *policy.Decision) bool { return match(d) && sees(ctx, d) })
 	res := &adminv1.ListDecisionsResponse{}
 	records = records[min(skip, len(records)):]
 	if len(records) > size {
@@ -76,6 +71,13 @@ func (s *Decisions) ListDecisions(_ context.Context, req *adminv1.ListDecisionsR
 		res.Decisions = append(res.Decisions, record(&records[i]))
 	}
 	return res, nil
+}
+
+// sees reports whether the caller may see a decision: those of a tenant see those of
+// its own principals.
+func sees(ctx context.Context, d *policy.Decision) bool {
+	c := callOf(ctx)
+	return c == nil || c.principal.Tenant == "" || d.Principal != nil && d.Principal.Tenant == c.principal.Tenant
 }
 
 func matcher(f *adminv1.DecisionFilter) func(*policy.Decision) bool {

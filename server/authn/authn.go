@@ -37,6 +37,10 @@ type Credential struct {
 	Header string
 	// Query is the query parameter to strip; empty if it did not come in one.
 	Query string
+	// Cookie is the cookie to strip; empty if it did not come in one. A browser sends
+	// cookies whoever made it send the request, so the Checker asks for more before
+	// it lets one change anything.
+	Cookie string
 }
 
 // Authenticator proves one kind of credential.
@@ -77,9 +81,12 @@ type Subject struct {
 	TokenID, SessionID string
 	// KeyID is the kid that signed it.
 	KeyID string
-	// Issuer, ID, Client and Tenant are revoked for all credentials issued
-	// before some time.
-	Issuer, ID, Client, Tenant string
+	// Fingerprint is the SHA-256 of a certificate in lower-case hex.
+	Fingerprint string
+	// Issuer, ID, Client, Agent and Tenant are revoked for all credentials issued
+	// before some time. Agent is the id of the agent that it belongs to, or that
+	// acts by it.
+	Issuer, ID, Client, Agent, Tenant string
 	// IssuedAt is that time; zero counts as issued before everything.
 	IssuedAt time.Time
 }

@@ -22,13 +22,15 @@ type Rule struct {
 //
 //	header:NAME                   the whole value of a header field
 //	header:authorization/SCHEME   the token after that scheme (RFC 9110 section 11.4)
+//	cookie:NAME                   a cookie; the name's case counts
 //	query:NAME                    a query parameter, only for routes that name it
 //
 // Every other place is never looked at.
 type Location struct {
 	text   string
-	header string // lower case; empty for a query parameter
+	header string // lower case; empty for a cookie or query parameter
 	scheme string // lower case; empty for a whole value
+	cookie string
 	query  string
 }
 
@@ -40,8 +42,12 @@ func ParseLocation(text string) (Location, error) {
 	switch {
 	case where == "query" && name != "" && !hasScheme:
 		return Location{text: text, query: name}, nil
+	case where == "cookie" && isToken(name) && name[0] != '$' && !hasScheme:
+		return Location{text: text, cookie: name}, nil
 	case where != "header" || !isToken(header):
-		return Location{}, fmt.Errorf("a place is header:NAME, header:authorization/SCHEME or query:NAME")
+		return Location{}, fmt.Errorf("a place is header:NAME, header:authorization/SCHEME, cookie:NAME or query:NAME")
+	case header == "cookie":
+		return Location{}, fmt.Errorf("say which cookie, as in cookie:__Host-session")
 	case hasScheme && (header != "authorization" || !isToken(scheme)):
 		return Location{}, fmt.Errorf("only the authorization header has a scheme, as in header:authorization/bearer")
 	case header == "authorization" && !hasScheme:
@@ -59,6 +65,9 @@ func (l Location) Header() string { return l.header }
 // Scheme returns the lower-case authorization scheme, or "".
 func (l Location) Scheme() string { return l.scheme }
 
+// Cookie returns the name of the cookie, or "".
+func (l Location) Cookie() string { return l.cookie }
+
 // MarshalText and UnmarshalText let configuration read and show locations.
 func (l Location) MarshalText() ([]byte, error) { return []byte(l.text), nil }
 
@@ -75,6 +84,8 @@ type Extractor struct {
 	// authorization says that some rule reads the authorization header: then
 	// whatever stands in it must be understood.
 	authorization bool
+	// cookies says that some rule reads a cookie.
+	cookies bool
 }
 
 // NewExtractor returns an extractor for the rules, which are looked at in order.
@@ -82,6 +93,7 @@ func NewExtractor(rules []Rule) *Extractor {
 	e := &Extractor{rules: rules}
 	for _, r := range rules {
 		e.authorization = e.authorization || r.From.scheme != ""
+		e.cookies = e.cookies || r.From.cookie != ""
 	}
 	return e
 }
@@ -92,6 +104,10 @@ func NewExtractor(rules []Rule) *Extractor {
 // credential in the query is refused unless the route names its parameter.
 func (e *Extractor) Find(dst []Credential, a *policy.Attributes, q *policy.Request, route *policy.Route) ([]Credential, error) {
 	dst, err := e.fromHeaders(dst, a.Headers)
+	if err != nil {
+		return dst, err
+	}
+	dst, err = e.fromCookies(dst, a.Headers)
 	if err != nil {
 		return dst, err
 	}
@@ -204,7 +220,7 @@ func (e *Extractor) presented(dst []Credential, p *policy.Presented) ([]Credenti
 	for i := range e.rules {
 		r := &e.rules[i]
 		if r.From.scheme == p.Use || r.From.scheme == "" && r.From.query == "" && string(r.Uses[0]) == p.Use {
-			return add(dst, Credential{Uses: r.Uses, Secret: p.Secret, From: "request:" + p.Use})
+			return add(dst, Credential{Uses: r.Uses, Secret: p.Secret, From: "request:" + p.Use, Cookie: r.From.cookie})
 		}
 	}
 	return dst, errScheme

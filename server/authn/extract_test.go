@@ -145,7 +145,7 @@ func TestFindBoundsItsWork(t *testing.T) {
 
 func TestParseLocation(t *testing.T) {
 	t.Parallel()
-	for _, bad := range []string{"", "header:", "header:a b", "header:authorization", "header:authorization/", "header:x-api-key/bearer", "cookie:sid", "query:", "x-api-key", "header:x:y"} {
+	for _, bad := range []string{"", "header:", "header:a b", "header:authorization", "header:authorization/", "header:x-api-key/bearer", "cookie:", "cookie:a b", "cookie:a/b", "cookie:$Version", "header:cookie", "query:", "x-api-key", "header:x:y"} {
 		if l, err := authn.ParseLocation(bad); err == nil {
 			t.Errorf("%q is accepted as %v", bad, l)
 		}

@@ -388,7 +388,7 @@ func TestCIDRVectors(t *testing.T) {
 		}
 		c := policy.Constraints{Networks: []netip.Prefix{p}}
 		member := v.Member == nil || *v.Member // zone and bare address: stripped, and itself
-		if got := c.Check(&q, nil, a.Time) == policy.ReasonAllowed; got != member {
+		if got := c.Check(policy.Use{Request: &q, Now: a.Time}) == policy.ReasonAllowed; got != member {
 			t.Errorf("%s %s in %s: got %t, want %t (%s)", v.ID, v.IP, v.CIDR, got, member, v.Why)
 		}
 	}

@@ -77,14 +77,17 @@ type rendered struct {
 	by      *Checker
 	headers []policy.Header
 	remove  []string
+	// removeCookies are remove and "cookie".
+	removeCookies []string
 }
 
 func (id *identity) apply(c *Checker, x *exchange) {
 	d := &x.decision
 	r := id.of(c, x.proofs[0])
 	d.Upstream, d.Remove = r.headers, r.remove
+	id.stripCookies(c, x, r)
 	if id.decision != "" {
-		d.Upstream = append(slices.Clip(r.headers), policy.Header{Name: id.decision, Value: d.ID})
+		d.Upstream = append(slices.Clip(d.Upstream), policy.Header{Name: id.decision, Value: d.ID})
 	}
 	if v := d.Verdict; v != nil {
 		if len(v.UpstreamHeaders) > 0 {
@@ -108,6 +111,25 @@ func (id *identity) apply(c *Checker, x *exchange) {
 	}
 }
 
+// stripCookies takes the caller's credential out of the cookies and leaves the others
+// where they are, unless the policy says itself what becomes of the field.
+func (id *identity) stripCookies(c *Checker, x *exchange, r *rendered) {
+	d, v := &x.decision, x.decision.Verdict
+	switch {
+	case c.cfg.KeepCredential || !x.fromCookie():
+		return
+	case v != nil && slices.Contains(v.RemoveHeaders, "cookie"):
+		return
+	case v != nil && slices.ContainsFunc(v.UpstreamHeaders, func(h policy.Header) bool { return h.Name == "cookie" }):
+		return
+	}
+	if others := c.cfg.Extractor.OtherCookies(x.attributes.Headers); others != "" {
+		d.Upstream = append(slices.Clip(r.headers), policy.Header{Name: "cookie", Value: others})
+		return
+	}
+	d.Remove = r.removeCookies
+}
+
 func (id *identity) of(c *Checker, proof *authn.Proof) *rendered {
 	if slot := proof.Rendered.Load(); slot != nil {
 		if r, ok := (*slot).(*rendered); ok && r.by == c {
@@ -129,6 +151,7 @@ func (id *identity) render(p *policy.Principal) *rendered {
 		}
 	}
 	r.remove = without(id.remove, r.headers)
+	r.removeCookies = append(slices.Clip(r.remove), "cookie")
 	return r
 }
 

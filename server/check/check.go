@@ -4,8 +4,9 @@
 //	read    one canonical reading of the request, or 400
 //	find    the credentials, in the configured places only
 //	prove   whose they are: 401 if bad, 503 if that could not be found out
-//	hold    what no policy can switch off: expiry, revocation, TLS, the route's
-//	        demands, the credential's own limits
+//	hold    what no policy can switch off: expiry, revocation, TLS, cookies that
+//	        another site made a browser send, the credential's own limits, the
+//	        route's demands
 //	decide  what the policy says
 //	spend   budgets, after an allow only
 //	record  decision ring, log, metrics
@@ -57,6 +58,27 @@ type Revocations interface {
 	Revoked(s *authn.Subject) (policy.Reason, bool)
 }
 
+// Freshness says how far this replica can rely on what it knows of revocations.
+type Freshness uint8
+
+// The zero Freshness denies.
+const (
+	// Blind: what was revoked meanwhile may be good in its eyes.
+	Blind Freshness = iota
+	// Stale: the same, and the configuration wants an answer all the same.
+	Stale
+	// Fresh: it knows of everything but what was revoked a moment ago.
+	Fresh
+)
+
+// Sight is what this replica had heard of changes when it was taken (mirror.View).
+type Sight interface {
+	// Freshness says how far what was read since can be relied on at an instant. The
+	// check takes the sight first, then reads, and asks it last, with the clock as it
+	// is then: a process that was stopped in between finds it old.
+	Freshness(now time.Time) Freshness
+}
+
 // Config is what a Checker is made of. Reader, Extractor, Authenticator and
 // Decider are required.
 type Config struct {
@@ -66,6 +88,9 @@ type Config struct {
 	Decider       Decider
 	// Revocations may be nil: nothing is revoked.
 	Revocations Revocations
+	// Sight takes one for each check with a credential; nil where nothing is followed
+	// that could fall behind.
+	Sight func() Sight
 	// Recorder may be nil: nothing is recorded.
 	Recorder audit.Recorder
 	// Trust says what each caller, by name, is believed to say. A caller that is
@@ -76,6 +101,8 @@ type Config struct {
 	Routes []policy.Route
 	// Rules are the extraction rules, for challenges and for what to strip.
 	Rules []authn.Rule
+	// Audience names the service where the route does not; may be empty.
+	Audience string
 	// Realm is the realm of challenges (RFC 9110 section 11.5).
 	Realm string
 	// Identity lists the header fields that tell the upstream who called.
@@ -85,6 +112,8 @@ type Config struct {
 	DecisionHeader string
 	// Reserved lists further header fields that a client may not set.
 	Reserved []string
+	// CSRF says which requests may use a credential that came in a cookie.
+	CSRF CSRF
 	// KeepCredential leaves the caller's credential on the upstream request.
 	KeepCredential bool
 	// InsecurePlaintext accepts credentials over connections without TLS on every
@@ -146,6 +175,7 @@ type exchange struct {
 	input      policy.Input
 	decision   policy.Decision
 	now        time.Time
+	sight      Sight // nil: nothing can have fallen behind
 	record     audit.Record
 
 	credsBuf  [authn.MaxCredentials]authn.Credential
@@ -171,7 +201,14 @@ func (c *Checker) Check(ctx context.Context, a *policy.Attributes) (d policy.Dec
 
 // Authenticate finds and proves the credentials without asking any policy. An
 // allow means no more than that the credential is good.
-func (c *Checker) Authenticate(ctx context.Context, a *policy.Attributes) (d policy.Decision) {
+func (c *Checker) Authenticate(ctx context.Context, a *policy.Attributes) policy.Decision {
+	d, _ := c.Identify(ctx, a)
+	return d
+}
+
+// Identify does the same, and also returns the credential's own limits, which the
+// caller has to hold it to.
+func (c *Checker) Identify(ctx context.Context, a *policy.Attributes) (d policy.Decision, limits *policy.Constraints) {
 	x := c.begin(a)
 	defer func() {
 		if p := recover(); p != nil {
@@ -180,8 +217,10 @@ func (c *Checker) Authenticate(ctx context.Context, a *policy.Attributes) (d pol
 		d = c.end(x)
 	}()
 	x.route = &c.noRoute
-	_ = c.find(x) && c.prove(ctx, x) && c.fresh(x) && c.authenticated(x)
-	return d
+	if c.find(x) && c.prove(ctx, x) && c.fresh(x) && c.authenticated(x) {
+		limits = x.proofs[0].Constraints
+	}
+	return d, limits
 }
 
 func (c *Checker) begin(a *policy.Attributes) *exchange {

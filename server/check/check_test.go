@@ -423,6 +423,42 @@ func TestRevoked(t *testing.T) {
 
 // The identity that goes upstream is Postern's own; a client's is removed, also
 // one that the gateway did not show, and the credential with it.
+type sight check.Freshness
+
+func (s sight) Freshness(time.Time) check.Freshness { return check.Freshness(s) }
+
+// G-12, E-06: a replica that may have missed a revocation lets nobody in by a
+// credential, and does not call a key unknown that may just have been issued; where
+// the configuration prefers an old answer, the decision says that it is one.
+func TestFreshness(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cfg.Routes = []policy.Route{{Name: "open", Methods: []string{"OPTIONS"}, Anonymous: true}}
+	open := request()
+	open.Method = "OPTIONS"
+	for _, c := range []struct {
+		freshness check.Freshness
+		request   *policy.Attributes
+		want      policy.Reason
+		state     policy.State
+	}{
+		{check.Fresh, request("x-api-key", "key"), policy.ReasonAllowed, policy.StateMirror},
+		{check.Stale, request("x-api-key", "key"), policy.ReasonAllowed, policy.StateStale},
+		{check.Blind, request("x-api-key", "key"), policy.ReasonUnavailable, policy.StateMirror},
+		{check.Blind, request("authorization", "Bearer jwt"), policy.ReasonUnavailable, policy.StateMirror},
+		{check.Fresh, request("x-api-key", "other"), policy.ReasonCredentialUnknown, policy.StateNone},
+		{check.Stale, request("x-api-key", "other"), policy.ReasonCredentialUnknown, policy.StateNone},
+		{check.Blind, request("x-api-key", "other"), policy.ReasonUnavailable, policy.StateNone},
+		{check.Freshness(9), request("x-api-key", "key"), policy.ReasonUnavailable, policy.StateMirror},
+		{check.Blind, open, policy.ReasonAllowed, policy.StateNone},
+	} {
+		w.cfg.Sight = func() check.Sight { return sight(c.freshness) }
+		if d := w.check(t, c.request); d.Reason != c.want || d.State != c.state {
+			t.Errorf("%v %v: %v, state %s; want %v, %s", c.freshness, c.request.Headers, d.Reason, d.State, c.want, c.state)
+		}
+	}
+}
+
 func TestIdentity(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -32,6 +32,14 @@ func (l *Live) Authenticate(ctx context.Context, a *policy.Attributes) policy.De
 	return notReady()
 }
 
+// Identify proves a credential and returns its own limits.
+func (l *Live) Identify(ctx context.Context, a *policy.Attributes) (policy.Decision, *policy.Constraints) {
+	if c := l.current.Load(); c != nil {
+		return c.Identify(ctx, a)
+	}
+	return notReady(), nil
+}
+
 func notReady() policy.Decision {
 	r := policy.ReasonNoPolicy
 	return policy.Decision{Reason: r, Status: r.Status(), Message: r.Message()}

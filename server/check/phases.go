@@ -134,15 +134,37 @@ func (c *Checker) prove(ctx context.Context, x *exchange) bool {
 		x.decision.Principal = anonymous.Principal
 		return true
 	}
+	if c.cfg.Sight != nil {
+		x.sight = c.cfg.Sight()
+	}
 	for i := range x.creds {
 		proof, err := c.cfg.Authenticator.Authenticate(ctx, &x.creds[i])
 		if err != nil {
-			return x.refuse(err)
+			return c.unproven(x, err)
 		}
 		x.proofs = append(x.proofs, proof)
 		x.decision.State = x.decision.State.Max(proof.State)
 	}
 	return c.combine(x)
+}
+
+// unproven ends a check whose credential was not proven. A replica that is blind
+// cannot know that a key does not exist: it may have been issued meanwhile.
+func (c *Checker) unproven(x *exchange, err error) bool {
+	x.refuse(err)
+	if x.decision.Reason == policy.ReasonCredentialUnknown && c.freshness(x) == Blind {
+		return x.deny(policy.ReasonUnavailable, behind)
+	}
+	return false
+}
+
+const behind = "this replica has not heard of changes in the store for too long"
+
+func (c *Checker) freshness(x *exchange) Freshness {
+	if x.sight == nil {
+		return Fresh
+	}
+	return x.sight.Freshness(c.cfg.Now())
 }
 
 // combine holds the proven methods against the route's any_of or all_of and
@@ -191,12 +213,19 @@ func (x *exchange) refuse(err error) bool {
 
 // hold checks what no policy can switch off, for every proof.
 func (c *Checker) hold(x *exchange) bool {
-	return c.fresh(x) && c.transport(x) && c.limits(x) && c.demands(x)
+	return c.fresh(x) && c.transport(x) && c.crossSite(x) && c.limits(x) && c.demands(x)
 }
 
 // fresh refuses what has expired or was revoked since it was proven.
 func (c *Checker) fresh(x *exchange) bool {
 	x.decision.Phase = policy.PhaseHold
+	switch c.freshness(x) {
+	case Fresh:
+	case Stale:
+		x.decision.State = x.decision.State.Max(policy.StateStale)
+	default:
+		return x.deny(policy.ReasonUnavailable, behind)
+	}
 	for _, p := range x.proofs {
 		if !p.NotAfter.IsZero() && !x.now.Before(p.NotAfter) {
 			return x.deny(policy.ReasonExpired, "expired since it was proven")
@@ -238,8 +267,12 @@ func (c *Checker) transport(x *exchange) bool {
 
 // limits holds the request against the credentials' own constraints.
 func (c *Checker) limits(x *exchange) bool {
+	use := policy.Use{
+		Request: &x.request, Action: x.attributes.Action, Now: x.now,
+		Audience: cmp.Or(x.route.Audience, c.cfg.Audience),
+	}
 	for _, p := range x.proofs {
-		if reason := p.Constraints.Check(&x.request, x.attributes.Action, x.now); reason != policy.ReasonAllowed {
+		if reason := p.Constraints.Check(use); reason != policy.ReasonAllowed {
 			return x.deny(reason, "a constraint of the credential "+p.Principal.CredentialID)
 		}
 	}

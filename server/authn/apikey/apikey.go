@@ -1,17 +1,5 @@
-// Package apikey proves API keys and personal access tokens.
-//
-// # The key
-//
-//	pst_key_live_4fQzR8xW0bLm_<43 base62 digits><6 base62 digits>
-//	 │   │    │       │              │                 └ CRC-32 of all before it
-//	 │   │    │       │              └ secret: 256 bits from crypto/rand
-//	 │   │    │       └ id: public, for logs and for finding the record
-//	 │   │    └ environment (may be missing)
-//	 │   └ kind: key or pat
-//	 └ prefix of the installation
-//
-// The checksum lets a typing error be told from an unknown key and a secret
-// scanner be sure; it keeps nobody out.
+// Package apikey proves API keys and personal access tokens, whose form and digests
+// are those of package seal.
 //
 // # What is kept
 //
@@ -19,8 +7,10 @@
 // in that file, and who calls with it (see Key). Keys of foreign formats can be
 // imported: all that is known of them is their SHA-256, so they are found by it.
 // The same file holds the denylist for credentials of every kind (see
-// Revocation). It is read all or nothing, and never with a key in it; a million
-// entries as Key.Entry writes them take some three seconds (see loadKeysFile).
+// authn.Revocation). It is read all or nothing, and never with a key in it; a
+// million entries as Key.Entry writes them take some three seconds (see
+// loadKeysFile). Further keys come from other indexes, such as the mirror of a
+// store (see Deps.Indexes).
 //
 //	revocations:
 //	  - {jti: 0b9e…, note: laptop lost}
@@ -47,9 +37,11 @@
 // The checksum is only looked at when that fails, to say "misspelt" rather than
 // "unknown".
 //
-// An id that does not exist goes the same way with a decoy record, so that it
-// costs the same as a wrong secret and gets the same answer. Only who has proven
-// the secret learns that a key is disabled, revoked, rotated or expired.
+// The keys file is asked first, then the other indexes in their order; whoever has
+// the id, one digest is computed. An id that nobody has goes the same way with a
+// decoy, so that it costs the same as a wrong secret and gets the same answer. Only
+// who has proven the secret learns that a key is disabled, revoked, rotated or
+// expired.
 //
 // A credential that is neither an own key nor an imported one is refused where
 // the place it came from is for keys only (header x-api-key), and otherwise left

@@ -3,20 +3,22 @@ package apikey
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -32,7 +34,7 @@ type Config struct {
 	Pepper policy.Secret `yaml:"pepper"`
 	// Peppers replaces Pepper where the secret has been changed: all versions
 	// whose digests are still in the keys file. The first mints.
-	Peppers []Pepper `yaml:"peppers"`
+	Peppers []seal.Pepper `yaml:"peppers"`
 	// File is the keys file. It holds no secret, and is read again when it
 	// changes; replace it by renaming, so that no half of it is ever read.
 	// Without it there are no keys.
@@ -54,13 +56,11 @@ type Config struct {
 const (
 	defaultMaxAge      = 90 * day
 	defaultMaxFileSize = 512 * strictyaml.MiB
-	// maxImportedLen is the longest foreign key, in bytes.
-	maxImportedLen = 512
 )
 
 func (c Config) withDefaults() Config {
 	if c.Prefix == "" {
-		c.Prefix = DefaultPrefix
+		c.Prefix = seal.DefaultPrefix
 	}
 	if c.MaxAge == 0 {
 		c.MaxAge = defaultMaxAge
@@ -74,8 +74,8 @@ func (c Config) withDefaults() Config {
 // Check reports all that is wrong with the block, each with its field.
 func (c *Config) Check(report func(path, message, suggestion string)) {
 	d := c.withDefaults()
-	if !isWord(d.Prefix) {
-		report("prefix", "is not a word for keys", fmt.Sprintf("use at most %d lower-case letters and digits, a letter first", wordLen))
+	if !seal.IsWord(d.Prefix) {
+		report("prefix", "is not a word for keys", fmt.Sprintf("use at most %d lower-case letters and digits, a letter first", seal.WordLen))
 	}
 	if d.MaxAge < 0 {
 		report("max_age", "is negative", "")
@@ -105,6 +105,8 @@ type Deps struct {
 	// ReadFile reads the keys file; by default from disk, never more than
 	// Config.MaxFileSize.
 	ReadFile func(name string) ([]byte, error)
+	// Indexes are asked, in this order, for keys that the keys file does not hold.
+	Indexes []authn.Index
 }
 
 // Authenticator proves API keys. It answers from RAM and waits for nothing.
@@ -116,14 +118,17 @@ type Authenticator struct {
 	now     func() time.Time
 	read    func(string) ([]byte, error)
 	current atomic.Pointer[index]
+	indexes []authn.Index
 	epoch   atomic.Uint64
+	held    *quarantine
+	// decoy is the digest with which keys that do not exist are compared.
+	decoy [sha256.Size]byte
 
 	reloading sync.Mutex // one reload at a time
 	source    [sha256.Size]byte
 
-	mu          sync.Mutex // orders changes of what follows; requests never take it
-	quarantined map[string]time.Time
-	status      Status
+	mu     sync.Mutex // orders changes of held and of what follows; requests never take it
+	status Status
 }
 
 // New reads the keys file and returns an authenticator for it. Errors list all
@@ -138,14 +143,16 @@ func New(cfg Config, deps Deps) (*Authenticator, error) {
 		return nil, fmt.Errorf("api_keys: %w", err)
 	}
 	a := &Authenticator{
-		prefix:      cfg.Prefix,
-		file:        string(cfg.File),
-		maxSize:     int(cfg.MaxFileSize),
-		limits:      limits{peppers: peppers, maxAge: cfg.MaxAge, refuseImported: cfg.RefuseImported},
-		now:         deps.Now,
-		read:        deps.ReadFile,
-		quarantined: map[string]time.Time{},
+		prefix:  cfg.Prefix,
+		file:    string(cfg.File),
+		maxSize: int(cfg.MaxFileSize),
+		limits:  limits{peppers: peppers, maxAge: cfg.MaxAge, refuseImported: cfg.RefuseImported},
+		now:     deps.Now,
+		read:    deps.ReadFile,
+		indexes: deps.Indexes,
+		held:    newQuarantine(),
 	}
+	_, _ = rand.Read(a.decoy[:]) // never fails: it ends the process instead
 	if a.now == nil {
 		a.now = time.Now
 	}
@@ -162,50 +169,88 @@ func New(cfg Config, deps Deps) (*Authenticator, error) {
 var (
 	errUnknown   = authn.Refuse(policy.ReasonCredentialUnknown, "no such key, or its secret is wrong")
 	errMalformed = authn.Refuse(policy.ReasonCredentialMalformed, "the key is misspelt or cut off: its form or its checksum is wrong")
-	errTooLong   = authn.Refuse(policy.ReasonTokenTooLarge, fmt.Sprintf("longer than the %d bytes of the longest key", maxImportedLen))
+	errTooLong   = authn.Refuse(policy.ReasonTokenTooLarge, fmt.Sprintf("longer than the %d bytes of the longest key", seal.MaxForeignLen))
 )
 
 // Authenticate implements authn.Authenticator. It does not allocate unless it
 // meets a good key for the first time or refuses one that was proven.
 func (a *Authenticator) Authenticate(_ context.Context, c *authn.Credential) (*authn.Proof, error) {
 	ix, text := a.current.Load(), c.Secret.Reveal()
-	p, err := parse(text)
-	shaped := err == nil && p.prefix == a.prefix
-	if shaped && isOurs(p.kind) {
-		r := ix.own(text, p.id)
-		if r == nil && !checksumFits(text) {
+	p, err := seal.Parse(text)
+	shaped := err == nil && p.Prefix == a.prefix
+	if shaped && isOurs(p.Kind) {
+		s := a.own(ix, text, p.ID)
+		if s == nil && !seal.ChecksumFits(text) {
 			// The digest covers the checksum, so only bad keys need to look at it.
 			return nil, errMalformed
 		}
-		return a.answer(r)
+		return a.answer(s)
 	}
 	// Whatever is not one of our keys may be an imported one.
-	if len(ix.byDigest) > 0 && len(text) <= maxImportedLen {
-		if r := ix.imported(text); r != nil {
-			return a.answer(r)
-		}
+	if s := a.imported(ix, text); s != nil {
+		return a.answer(s)
 	}
 	exclusive := isExclusive(c.Uses)
 	switch {
-	case a.hasPrefix(text) && !(shaped && checksumFits(text)):
+	case a.hasPrefix(text) && !(shaped && seal.ChecksumFits(text)):
 		return nil, errMalformed
 	case !exclusive:
 		return nil, authn.ErrNotMine
-	case len(text) > maxImportedLen:
+	case len(text) > seal.MaxForeignLen:
 		return nil, errTooLong
 	}
 	return nil, errUnknown
 }
 
+// own verifies a key of our own format. An id that does not exist takes the same
+// steps as a wrong secret, with the decoy in place of the record; wherever the
+// record is, one digest is computed.
+func (a *Authenticator) own(ix *index, text, id string) authn.Sealed {
+	s := ix.ByID(id)
+	for i := 0; i < len(a.indexes) && s == nil; i++ {
+		s = a.indexes[i].ByID(id)
+	}
+	want, pepper := &a.decoy, a.limits.peppers.Current()
+	if s != nil {
+		want, pepper = s.Seal()
+	}
+	got, known := a.limits.peppers.Sum(pepper, text)
+	if same := seal.Equal(&got, want); !same || !known || s == nil {
+		return nil
+	}
+	return s
+}
+
+// imported finds a key of a foreign format by its digest: one hash, whether it
+// exists or not.
+func (a *Authenticator) imported(ix *index, text string) authn.Sealed {
+	if a.limits.refuseImported || len(ix.byDigest) == 0 && len(a.indexes) == 0 {
+		return nil
+	}
+	sum, ok := seal.ForeignSum(text)
+	if !ok {
+		return nil
+	}
+	s := ix.ByDigest(sum)
+	for i := 0; i < len(a.indexes) && s == nil; i++ {
+		s = a.indexes[i].ByDigest(sum)
+	}
+	return s
+}
+
 // answer turns a proven key, or none, into an answer.
-func (a *Authenticator) answer(r *record) (*authn.Proof, error) {
-	if r == nil {
+func (a *Authenticator) answer(s authn.Sealed) (*authn.Proof, error) {
+	if s == nil {
 		return nil, errUnknown
 	}
-	if reason := r.status(a.now().UnixNano()); reason != policy.ReasonAllowed {
-		return nil, authn.Refuse(reason, "key "+r.id+" is proven, but: "+reason.String())
+	proof, err := s.Open(a.now())
+	if err != nil {
+		return nil, err
 	}
-	return r.shared(), nil
+	if id := proof.Principal.CredentialID; a.held.holds(id) {
+		return nil, authn.Refuse(policy.ReasonDisabled, "key "+id+" is proven, but in quarantine on this replica")
+	}
+	return proof, nil
 }
 
 // hasPrefix reports whether the text begins as our keys do.
@@ -216,7 +261,7 @@ func (a *Authenticator) hasPrefix(text string) bool {
 
 // isOurs reports whether keys of the kind are proven here. Other kinds of our
 // format, such as those of agents, belong to other authenticators.
-func isOurs(kind string) bool { return kind == string(KindKey) || kind == string(KindPAT) }
+func isOurs(kind seal.Kind) bool { return kind == seal.KindKey || kind == seal.KindPAT }
 
 // isExclusive reports whether the rule that found the credential gives it to
 // this authenticator alone, so that nobody else could own it.
@@ -235,7 +280,7 @@ func (a *Authenticator) Revoked(s *authn.Subject) (policy.Reason, bool) {
 }
 
 // Denylist returns the denylist in force; nil revokes nothing.
-func (a *Authenticator) Denylist() *Denylist { return a.current.Load().denylist }
+func (a *Authenticator) Denylist() *authn.Denylist { return a.current.Load().denylist }
 
 // Epoch changes whenever an earlier answer may no longer be right: after a
 // reload, a quarantine and a release (see authn.Epoch).
@@ -289,8 +334,8 @@ const largeSource = 8 << 20
 func (a *Authenticator) swap(ix *index) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.keepQuarantine(ix)
 	a.current.Store(ix)
+	a.keepQuarantine(ix)
 	a.epoch.Add(1)
 	a.status = Status{
 		Keys: len(ix.byID), Imported: len(ix.byDigest), Revocations: ix.denylist.Len(),
@@ -306,39 +351,40 @@ func (a *Authenticator) build(src []byte) (*index, error) {
 	return loadKeysFile(a.file, src, a.prefix, a.limits, a.maxSize)
 }
 
-// keepQuarantine carries quarantines over to a new index: they end when the file
-// says so with released_at, or no longer knows the key, and not because somebody
-// happened to edit another line.
+// keepQuarantine ends quarantines when the file says so with released_at, or
+// nobody knows the key any more, and not because somebody happened to edit another
+// line.
 func (a *Authenticator) keepQuarantine(ix *index) {
-	if len(a.quarantined) == 0 {
-		return
-	}
-	for i := range ix.records {
-		r := &ix.records[i]
-		since, ok := a.quarantined[r.id]
-		if ok && !since.Before(instant(r.released)) {
-			r.quarantined.Store(true)
+	for id, since := range a.held.all() {
+		r := ix.find(id)
+		if r != nil && since.Before(instant(r.released)) || r == nil && !a.elsewhere(id) {
+			a.held.release(id)
 		}
 	}
-	maps.DeleteFunc(a.quarantined, func(id string, _ time.Time) bool {
-		r := ix.find(id)
-		return r == nil || !r.quarantined.Load()
-	})
+}
+
+// elsewhere reports whether one of the other indexes has the key.
+func (a *Authenticator) elsewhere(id string) bool {
+	for _, ix := range a.indexes {
+		if ix.ByID(id) != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // Quarantine disables a key on this replica at once: requests with it are
 // refused as disabled until Release, a restart, or a keys file that says
-// released_at. To make it last, set disabled in the keys file. It reports
-// whether there is such a key.
+// released_at. To make it last, disable it where it is kept. It reports whether
+// there is such a key.
 func (a *Authenticator) Quarantine(id string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	r := a.current.Load().find(id)
-	if r == nil {
+	if a.current.Load().find(id) == nil && !a.elsewhere(id) {
 		return false
 	}
-	if !r.quarantined.Swap(true) {
-		a.quarantined[r.id] = a.now()
+	if !a.held.holds(id) {
+		a.held.hold(strings.Clone(id), a.now())
 		a.epoch.Add(1)
 	}
 	return true
@@ -348,11 +394,10 @@ func (a *Authenticator) Quarantine(id string) bool {
 func (a *Authenticator) Release(id string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	r := a.current.Load().find(id)
-	if r == nil || !r.quarantined.Swap(false) {
+	if !a.held.holds(id) {
 		return false
 	}
-	delete(a.quarantined, r.id)
+	a.held.release(id)
 	a.epoch.Add(1)
 	return true
 }
@@ -375,7 +420,10 @@ func (a *Authenticator) Status() Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.status
-	s.Quarantined = slices.Sorted(maps.Keys(a.quarantined))
+	for id := range a.held.all() {
+		s.Quarantined = append(s.Quarantined, id)
+	}
+	slices.Sort(s.Quarantined)
 	return s
 }
 
@@ -407,6 +455,41 @@ func readFile(name string, limit int) (src []byte, err error) {
 		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
 	}
 	return b.Bytes(), nil
+}
+
+// NewPeppers reads the peppers of a configuration: Pepper is version 1, of
+// Peppers the first is the one that mints. Errors name the version, never the
+// secret. Neither set is no error: then there are only imported keys.
+func NewPeppers(c Config) (*seal.Peppers, error) {
+	var errs []error
+	ps := readPeppers(&c, func(path, message string) {
+		errs = append(errs, fmt.Errorf("%s: %s", path, message))
+	})
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return ps, nil
+}
+
+func readPeppers(c *Config, report func(path, message string)) *seal.Peppers {
+	list := c.Peppers
+	if !c.Pepper.IsZero() {
+		if len(list) > 0 {
+			report("pepper", "is set beside peppers; it is the same as version 1 there, so set one of the two")
+			return seal.ReadPeppers(nil, nil)
+		}
+		list = []seal.Pepper{{Version: 1, Secret: c.Pepper}}
+	}
+	return seal.ReadPeppers(list, func(i int, field, message string) {
+		switch {
+		case !c.Pepper.IsZero():
+			report("pepper", message)
+		case field == "":
+			report("peppers", message)
+		default:
+			report(fmt.Sprintf("peppers[%d].%s", i, field), message)
+		}
+	})
 }
 
 var (

@@ -18,6 +18,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/authn/apikey"
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/strictyaml"
 	"github.com/postern-auth/postern/server/vectortest"
 )
@@ -66,10 +67,10 @@ func keysFile(keys ...apikey.Key) string {
 }
 
 // entry is a minted key's entry in the keys file.
-func entry(t testing.TB, m apikey.Minted, change ...func(*apikey.Key)) apikey.Key {
+func entry(t testing.TB, m seal.Minted, change ...func(*apikey.Key)) apikey.Key {
 	t.Helper()
 	t.Helper()
-	k := m.Key
+	k := keyOf(m)
 	k.Principal.ID = "svc-" + k.ID
 	for _, c := range change {
 		c(&k)
@@ -79,7 +80,7 @@ func entry(t testing.TB, m apikey.Minted, change ...func(*apikey.Key)) apikey.Ke
 
 func importedEntry(id, key string) apikey.Key {
 	return apikey.Key{
-		ID: id, Digest: apikey.ImportedDigest(policy.NewSecret(key)),
+		ID: id, Digest: seal.ImportedDigest(policy.NewSecret(key)),
 		Principal: apikey.Principal{ID: "legacy-client"},
 	}
 }
@@ -139,7 +140,7 @@ func (f *fixture) reload(file string) {
 
 func TestGoodKeyGivesItsPrincipal(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{Environment: "live"})
+	m := mintKey(t, seal.Spec{Environment: "live"})
 	who := apikey.Principal{
 		ID: "svc-orders", Tenant: "acme", Roles: []string{"writer"}, Scopes: []string{"orders:read"},
 		Permissions: []string{"orders.refund"}, Metadata: map[string]any{"team": "payments"},
@@ -156,13 +157,13 @@ func TestGoodKeyGivesItsPrincipal(t *testing.T) {
 		Scopes: []string{"orders:read"}, Permissions: []string{"orders.refund"},
 		Claims:   map[string]any{"name": "CI", "owner": "team-a", "environment": "live"},
 		Metadata: map[string]any{"team": "payments"},
-		Method:   policy.MethodAPIKey, Assurance: 2, CredentialID: m.Key.ID, Issuer: "postern",
+		Method:   policy.MethodAPIKey, Assurance: 2, CredentialID: m.ID, Issuer: "postern",
 		IssuedAt: created, ExpiresAt: expires,
 	}
 	if diff := cmp.Diff(want, p.Principal); diff != "" {
 		t.Error(diff)
 	}
-	subject := authn.Subject{TokenID: m.Key.ID, Issuer: "postern", ID: "svc-orders", Tenant: "acme", IssuedAt: created}
+	subject := authn.Subject{TokenID: m.ID, Issuer: "postern", ID: "svc-orders", Tenant: "acme", IssuedAt: created}
 	if diff := cmp.Diff(subject, p.Subject); diff != "" {
 		t.Error(diff)
 	}
@@ -176,8 +177,8 @@ func TestGoodKeyGivesItsPrincipal(t *testing.T) {
 
 func TestKindsOfKeys(t *testing.T) {
 	t.Parallel()
-	pat := mintKey(t, apikey.Spec{Kind: apikey.KindPAT})
-	device := mintKey(t, apikey.Spec{})
+	pat := mintKey(t, seal.Spec{Kind: seal.KindPAT})
+	device := mintKey(t, seal.Spec{})
 	f := newFixture(t, keysFile(
 		entry(t, pat),
 		entry(t, device, func(k *apikey.Key) { k.Kind, k.Principal.Kind = "", policy.KindDevice }),
@@ -238,9 +239,9 @@ func TestImportedKeysCanBeRefused(t *testing.T) {
 // everything is; elsewhere the next authenticator gets its chance.
 func TestWhatIsMine(t *testing.T) {
 	t.Parallel()
-	known, unknown := mintKey(t, apikey.Spec{}), mintKey(t, apikey.Spec{Environment: "live"})
-	agent := mintKey(t, apikey.Spec{Kind: "agent"}).Secret.Reveal()
-	foreignPrefix := mintKey(t, apikey.Spec{Prefix: "acme"}).Secret.Reveal()
+	known, unknown := mintKey(t, seal.Spec{}), mintKey(t, seal.Spec{Environment: "live"})
+	agent := mintKey(t, seal.Spec{Kind: "agent"}).Secret.Reveal()
+	foreignPrefix := mintKey(t, seal.Spec{Prefix: "acme"}).Secret.Reveal()
 	jwt := "eyJhbGciOiJSUzI1NiJ9." + strings.Repeat("e30", 300) + ".c2ln"
 	f := newFixture(t, keysFile(entry(t, known)))
 	swapped := []byte(known.Secret.Reveal())
@@ -270,7 +271,7 @@ func TestWhatIsMine(t *testing.T) {
 
 func TestConfiguredPrefix(t *testing.T) {
 	t.Parallel()
-	m, old := mintKey(t, apikey.Spec{Prefix: "acme"}), mintKey(t, apikey.Spec{})
+	m, old := mintKey(t, seal.Spec{Prefix: "acme"}), mintKey(t, seal.Spec{})
 	f := newFixture(t, keysFile(entry(t, m), entry(t, old)), func(c *apikey.Config) { c.Prefix = "acme" })
 	f.prove(bearer, m.Secret.Reveal())
 	f.notMine(bearer, old.Secret.Reveal())
@@ -280,7 +281,7 @@ func TestConfiguredPrefix(t *testing.T) {
 // A name may begin as the prefix does.
 func TestPrefixIsAWholeWord(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{Prefix: "pstx"})
+	m := mintKey(t, seal.Spec{Prefix: "pstx"})
 	f := newFixture(t, keysFile(entry(t, m)))
 	f.notMine(bearer, m.Secret.Reveal())
 }
@@ -289,14 +290,14 @@ func TestPrefixIsAWholeWord(t *testing.T) {
 // make up a key of our format, nor use the digest of one under another id.
 func TestForgedRowsDoNotWork(t *testing.T) {
 	t.Parallel()
-	mine := mintKey(t, apikey.Spec{})
+	mine := mintKey(t, seal.Spec{})
 	attacker, err := apikey.NewPeppers(apikey.Config{Pepper: policy.NewSecret("another pepper that the attacker has made up")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	forged := entry(t, mintKey(t, apikey.Spec{}))
-	madeUp := mintKey(t, apikey.Spec{})
-	forged.ID, forged.Digest = madeUp.Key.ID, attacker.Digest(madeUp.Secret)
+	forged := entry(t, mintKey(t, seal.Spec{}))
+	madeUp := mintKey(t, seal.Spec{})
+	forged.ID, forged.Digest = madeUp.ID, attacker.Digest(madeUp.Secret)
 	moved := entry(t, mine, func(k *apikey.Key) { k.ID = "0123456789AB" })
 	f := newFixture(t, keysFile(forged, moved))
 	f.refused(keyHeader, madeUp.Secret.Reveal(), policy.ReasonCredentialUnknown)
@@ -306,7 +307,7 @@ func TestForgedRowsDoNotWork(t *testing.T) {
 		f.refused(keyHeader, text, policy.ReasonCredentialUnknown)
 	}
 	// And with a plain SHA-256 of an own key: it is found by id, and only by id.
-	plain := entry(t, mine, func(k *apikey.Key) { k.Digest = apikey.ImportedDigest(mine.Secret) })
+	plain := entry(t, mine, func(k *apikey.Key) { k.Digest = seal.ImportedDigest(mine.Secret) })
 	f.reload(keysFile(plain))
 	f.refused(keyHeader, mine.Secret.Reveal(), policy.ReasonCredentialUnknown)
 }
@@ -334,7 +335,7 @@ func withChecksum(body string) string {
 // test key into a live one by editing its text.
 func TestEditedKeysDoNotWork(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{Environment: "test"})
+	m := mintKey(t, seal.Spec{Environment: "test"})
 	f := newFixture(t, keysFile(entry(t, m)))
 	text := m.Secret.Reveal()
 	body := text[:len(text)-6]
@@ -352,14 +353,14 @@ func TestEditedKeysDoNotWork(t *testing.T) {
 // K-04: what is at rest holds neither the key nor any part of its secret.
 func TestKeysFileHoldsNoSecret(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{Environment: "live"})
+	m := mintKey(t, seal.Spec{Environment: "live"})
 	file := keysFile(entry(t, m), importedEntry("legacy", foreignKey))
 	f := newFixture(t, file)
 	f.prove(keyHeader, m.Secret.Reveal())
 	f.prove(keyHeader, foreignKey)
 	dumps := []string{file, fmt.Sprintf("%+v", f.Status()), fmt.Sprintf("%#v", m), fmt.Sprintf("%+v", f.prove(keyHeader, foreignKey).Principal)}
 	for _, dump := range dumps {
-		if found := scan(t, strings.NewReader(dump), "pst"); len(found) > 0 {
+		for range seal.Scan(strings.NewReader(dump), "pst") {
 			t.Errorf("a key in %s", dump)
 		}
 		secret := m.Secret.Reveal()[len("pst_key_live_")+13:]
@@ -380,7 +381,7 @@ func TestKeysFileHoldsNoSecret(t *testing.T) {
 // the end needs no event.
 func TestKeyLivesWithinItsTimes(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{})
+	m := mintKey(t, seal.Spec{})
 	f := newFixture(t, keysFile(entry(t, m, func(k *apikey.Key) {
 		k.NotBefore, k.ExpiresAt = noon, noon.Add(time.Second)
 	})))
@@ -406,7 +407,7 @@ func TestKeyLivesWithinItsTimes(t *testing.T) {
 // K-06: without expires_at, the greatest age is the end.
 func TestGreatestAge(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{})
+	m := mintKey(t, seal.Spec{})
 	ends := func(change func(*apikey.Key), cfg ...func(*apikey.Config)) time.Time {
 		k := entry(t, m, func(k *apikey.Key) { k.CreatedAt = noon }, change)
 		return newFixture(t, keysFile(k), cfg...).prove(keyHeader, m.Secret.Reveal()).NotAfter
@@ -433,7 +434,7 @@ func TestGreatestAge(t *testing.T) {
 
 func TestEndsOfKeys(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{})
+	m := mintKey(t, seal.Spec{})
 	past, future := noon.Add(-time.Hour), noon.Add(time.Hour)
 	for _, c := range []struct {
 		name   string
@@ -468,13 +469,13 @@ func TestEndsOfKeys(t *testing.T) {
 func TestPepperRotation(t *testing.T) {
 	t.Parallel()
 	first, second := policy.NewSecret(pepperText), policy.NewSecret("the second pepper, also long enough for this")
-	old := mintKey(t, apikey.Spec{})
-	both := apikey.Config{Peppers: []apikey.Pepper{{Version: 2, Secret: second}, {Version: 1, Secret: first}}}
+	old := mintKey(t, seal.Spec{})
+	both := apikey.Config{Peppers: []seal.Pepper{{Version: 2, Secret: second}, {Version: 1, Secret: first}}}
 	ps, err := apikey.NewPeppers(both)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fresh := mintKey(t, apikey.Spec{})
+	fresh := mintKey(t, seal.Spec{})
 	freshEntry := entry(t, fresh, func(k *apikey.Key) { k.Digest = ps.Digest(fresh.Secret) })
 	if !strings.HasPrefix(freshEntry.Digest.String(), "hmac-sha256:v2:") {
 		t.Errorf("minted with %s", freshEntry.Digest)
@@ -494,7 +495,7 @@ func TestPepperRotation(t *testing.T) {
 // A reload is all or nothing.
 func TestReloadKeepsTheLastGoodKeys(t *testing.T) {
 	t.Parallel()
-	first, second := mintKey(t, apikey.Spec{}), mintKey(t, apikey.Spec{})
+	first, second := mintKey(t, seal.Spec{}), mintKey(t, seal.Spec{})
 	f := newFixture(t, keysFile(entry(t, first)))
 	proof, epoch := f.prove(keyHeader, first.Secret.Reveal()), f.Epoch()
 
@@ -539,7 +540,7 @@ func TestReloadKeepsTheLastGoodKeys(t *testing.T) {
 
 func TestNewReadsARealFile(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{})
+	m := mintKey(t, seal.Spec{})
 	path := filepath.Join(t.TempDir(), "keys.yaml")
 	if err := os.WriteFile(path, []byte(keysFile(entry(t, m))), 0o600); err != nil {
 		t.Fatal(err)
@@ -572,7 +573,7 @@ func TestZeroConfigDenies(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := &fixture{Authenticator: a, t: t}
-	f.refused(keyHeader, mintKey(t, apikey.Spec{}).Secret.Reveal(), policy.ReasonCredentialUnknown)
+	f.refused(keyHeader, mintKey(t, seal.Spec{}).Secret.Reveal(), policy.ReasonCredentialUnknown)
 	f.refused(keyHeader, foreignKey, policy.ReasonCredentialUnknown)
 	f.notMine(bearer, foreignKey)
 	f.refused(keyHeader, "", policy.ReasonCredentialUnknown)
@@ -598,7 +599,7 @@ func TestConfigMistakes(t *testing.T) {
 // read again, until somebody says otherwise.
 func TestQuarantine(t *testing.T) {
 	t.Parallel()
-	m, neighbour := mintKey(t, apikey.Spec{}), mintKey(t, apikey.Spec{})
+	m, neighbour := mintKey(t, seal.Spec{}), mintKey(t, seal.Spec{})
 	key := m.Secret.Reveal()
 	file := func(change ...func(*apikey.Key)) string {
 		return keysFile(importedEntry("legacy", foreignKey), entry(t, m, change...), entry(t, neighbour))
@@ -607,7 +608,7 @@ func TestQuarantine(t *testing.T) {
 	f.prove(keyHeader, key)
 	epoch := f.Epoch()
 
-	if !f.Quarantine(m.Key.ID) || !f.Quarantine(m.Key.ID) || f.Quarantine("0123456789AB") || f.Quarantine("") {
+	if !f.Quarantine(m.ID) || !f.Quarantine(m.ID) || f.Quarantine("0123456789AB") || f.Quarantine("") {
 		t.Error("quarantine does not say which keys exist")
 	}
 	if f.Epoch() != epoch+1 {
@@ -615,7 +616,7 @@ func TestQuarantine(t *testing.T) {
 	}
 	f.refused(keyHeader, key, policy.ReasonDisabled)
 	f.prove(keyHeader, neighbour.Secret.Reveal())
-	if diff := cmp.Diff([]string{m.Key.ID}, f.Status().Quarantined); diff != "" {
+	if diff := cmp.Diff([]string{m.ID}, f.Status().Quarantined); diff != "" {
 		t.Error(diff)
 	}
 
@@ -629,8 +630,8 @@ func TestQuarantine(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 
-	f.Quarantine(m.Key.ID)
-	if !f.Release(m.Key.ID) || f.Release(m.Key.ID) || f.Release("nobody") {
+	f.Quarantine(m.ID)
+	if !f.Release(m.ID) || f.Release(m.ID) || f.Release("nobody") {
 		t.Error("release does not say what was in quarantine")
 	}
 	f.prove(keyHeader, key)
@@ -647,7 +648,7 @@ func TestQuarantine(t *testing.T) {
 // to it.
 func TestQuarantineDuringReload(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{})
+	m := mintKey(t, seal.Spec{})
 	f := newFixture(t, keysFile(entry(t, m)))
 	reading, goOn, done := make(chan struct{}), make(chan struct{}), make(chan error)
 	slow, err := apikey.New(apikey.Config{Pepper: policy.NewSecret(pepperText), File: "keys.yaml"}, apikey.Deps{
@@ -669,7 +670,7 @@ func TestQuarantineDuringReload(t *testing.T) {
 	}
 	go func() { done <- slow.Reload(context.Background()) }()
 	<-reading
-	if !slow.Quarantine(m.Key.ID) {
+	if !slow.Quarantine(m.ID) {
 		t.Error("no such key")
 	}
 	close(goOn)
@@ -683,7 +684,7 @@ func TestQuarantineDuringReload(t *testing.T) {
 // J-09: the denylist of the keys file reaches tokens and keys alike.
 func TestDenylistOfTheKeysFile(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{})
+	m := mintKey(t, seal.Spec{})
 	f := newFixture(t, keysFile(entry(t, m))+`
 revocations:
   - {jti: stolen, note: "laptop lost"}
@@ -705,7 +706,7 @@ revocations:
 	if _, revoked := f.Revoked(&p.Subject); revoked {
 		t.Error("the key is revoked")
 	}
-	f.reload(keysFile(entry(t, m)) + "revocations: [{jti: " + fmt.Sprintf("%q", m.Key.ID) + "}]\n")
+	f.reload(keysFile(entry(t, m)) + "revocations: [{jti: " + fmt.Sprintf("%q", m.ID) + "}]\n")
 	if _, revoked := f.Revoked(&p.Subject); !revoked {
 		t.Error("the key is not revoked by its id")
 	}
@@ -717,7 +718,7 @@ revocations:
 // RESOURCE-05: hostile texts as credentials are answered, never with a principal.
 func TestNaughtyStrings(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{})
+	m := mintKey(t, seal.Spec{})
 	f := newFixture(t, keysFile(entry(t, m), importedEntry("legacy", foreignKey)))
 	texts := []string{"\x00", "\xff\xfe", "pst_\x00", strings.Repeat("pst_", 1000), "pst_key_" + strings.Repeat("é", 60)}
 	for _, text := range texts {
@@ -741,7 +742,7 @@ func TestNaughtyStrings(t *testing.T) {
 // Requests, reloads and quarantines at the same time: run with -race.
 func TestConcurrentUse(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{})
+	m := mintKey(t, seal.Spec{})
 	file := keysFile(entry(t, m))
 	var mu sync.Mutex
 	current := file
@@ -761,7 +762,7 @@ func TestConcurrentUse(t *testing.T) {
 				if (p == nil) == (err == nil) || err != nil && (!errors.As(err, &refusal) || refusal.Reason != policy.ReasonDisabled) {
 					t.Errorf("%v, %v", p, err)
 				}
-				a.Revoked(&authn.Subject{TokenID: m.Key.ID})
+				a.Revoked(&authn.Subject{TokenID: m.ID})
 			}
 		})
 	}
@@ -773,9 +774,9 @@ func TestConcurrentUse(t *testing.T) {
 			if err := a.Reload(context.Background()); err != nil {
 				t.Error(err)
 			}
-			a.Quarantine(m.Key.ID)
+			a.Quarantine(m.ID)
 			a.Status()
-			a.Release(m.Key.ID)
+			a.Release(m.ID)
 		}
 	})
 	workers.Wait()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // manyEntries is a keys file of n entries as they are minted, each of which a
@@ -17,11 +18,11 @@ func manyEntries(t testing.TB, n int, change func(i int, k *Key)) []byte {
 	var b bytes.Buffer
 	b.WriteString("keys:\n")
 	for i := range n {
-		m, err := Mint(random, Spec{Environment: "live"}, ps)
+		m, err := seal.Mint(random, seal.Spec{Environment: "live"}, ps)
 		if err != nil {
 			t.Fatal(err)
 		}
-		k := m.Key
+		k := Key{ID: m.ID, Digest: m.Digest, Environment: "live"}
 		k.Principal = Principal{ID: fmt.Sprintf("service-%d", i), Kind: policy.KindService, Tenant: "acme", Roles: []string{"role7"}}
 		k.CreatedAt = time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC)
 		change(i, &k)
@@ -55,7 +56,7 @@ func BenchmarkLoad(b *testing.B) {
 			b.SetBytes(int64(len(src)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := loadKeysFile("keys.yaml", src, DefaultPrefix, l, len(src)); err != nil {
+				if _, err := loadKeysFile("keys.yaml", src, seal.DefaultPrefix, l, len(src)); err != nil {
 					b.Fatal(err)
 				}
 			}

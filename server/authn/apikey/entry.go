@@ -96,7 +96,7 @@ func constraintFields(c *policy.Constraints) entryFields {
 	}
 	return entryFields{
 		{"networks", c.Networks}, {"methods", c.Methods}, {"hosts", c.Hosts}, {"paths", c.Paths},
-		{"resources", c.Resources}, {"windows", windows}, {"require_tls", c.RequireTLS},
+		{"audiences", c.Audiences}, {"resources", c.Resources}, {"windows", windows}, {"require_tls", c.RequireTLS},
 	}
 }
 

@@ -1,8 +1,10 @@
 package apikey
 
+import "github.com/postern-auth/postern/server/seal"
+
 // ParseKeysFile reads the keys of a file with default limits, as YAML.
-func ParseKeysFile(file string, peppers *Peppers) ([]Key, error) {
-	if err := refusePlaintext("keys.yaml", []byte(file), DefaultPrefix); err != nil {
+func ParseKeysFile(file string, peppers *seal.Peppers) ([]Key, error) {
+	if err := refusePlaintext("keys.yaml", []byte(file), seal.DefaultPrefix); err != nil {
 		return nil, err
 	}
 	f, err := decodeKeysFile("keys.yaml", []byte(file), limits{peppers: peppers, maxAge: defaultMaxAge})

@@ -1,7 +1,6 @@
 package apikey
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -11,28 +10,26 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // Issuer is who vouches for the principals of keys.
-const Issuer = "postern"
+const Issuer = seal.Issuer
 
 // assurance is the level of a key: a bearer secret.
 const assurance = 2
 
-// index is everything that answers a request, built once and never changed but
-// for two words a record: its proof, made at first use, and its quarantine.
+// index is the content of a keys file, built once and never changed but for one
+// word a record: its proof, made at first use.
 //
 // It is meant for a million keys, so a record holds what differs between keys,
 // and what is usually the same for many is shared in a profile. The maps hold
 // positions rather than pointers, which spares the garbage collector the walk.
 type index struct {
-	peppers  []pepper
 	records  []record
-	byID     map[[idLen]byte]uint32
+	byID     map[[seal.IDLen]byte]uint32
 	byDigest map[[sha256.Size]byte]uint32
-	denylist *Denylist
-	// decoy is verified in place of a record that does not exist.
-	decoy record
+	denylist *authn.Denylist
 }
 
 // record is one key.
@@ -43,9 +40,7 @@ type record struct {
 	notBefore, notAfter int64
 	created, released   int64
 	end                 policy.Reason
-	pepper              uint8 // position in index.peppers
-	imported            bool
-	quarantined         atomic.Bool
+	pepper              uint16 // 0 if the key is imported
 
 	id, principal, name string
 	profile             *profile
@@ -68,11 +63,8 @@ const (
 )
 
 // newIndex builds an index of keys that a keys file has been checked for.
-func newIndex(keys []Key, denylist *Denylist, l *limits) (*index, error) {
-	ix, err := emptyIndex(len(keys), l)
-	if err != nil {
-		return nil, err
-	}
+func newIndex(keys []Key, denylist *authn.Denylist, l *limits) (*index, error) {
+	ix := emptyIndex(len(keys))
 	shared := profiles{}
 	for i := range keys {
 		if err := ix.put(i, &keys[i], &shared, l); err != nil {
@@ -86,18 +78,11 @@ func newIndex(keys []Key, denylist *Denylist, l *limits) (*index, error) {
 
 // emptyIndex returns an index with room for n keys. It becomes whole by put for
 // each of them, which may happen at the same time, and by link after that.
-func emptyIndex(n int, l *limits) (*index, error) {
-	ix := &index{peppers: l.peppers.list, records: make([]record, n)}
-	return ix, ix.plantDecoy()
-}
+func emptyIndex(n int) *index { return &index{records: make([]record, n)} }
 
 func (ix *index) put(i int, k *Key, shared *profiles, l *limits) (err error) {
 	r := &ix.records[i]
 	r.fill(k, l.maxAge)
-	if !k.Digest.Imported() {
-		r.pepper = ix.position(k.Digest.pepper)
-	}
-	r.imported = k.Digest.Imported()
 	r.profile, err = shared.of(k)
 	return err
 }
@@ -106,14 +91,14 @@ func (ix *index) put(i int, k *Key, shared *profiles, l *limits) (err error) {
 func (ix *index) link() {
 	imported := 0
 	for i := range ix.records {
-		if ix.records[i].imported {
+		if ix.records[i].pepper == 0 {
 			imported++
 		}
 	}
-	ix.byID = make(map[[idLen]byte]uint32, len(ix.records)-imported)
+	ix.byID = make(map[[seal.IDLen]byte]uint32, len(ix.records)-imported)
 	ix.byDigest = make(map[[sha256.Size]byte]uint32, imported)
 	for i := range ix.records {
-		if r := &ix.records[i]; r.imported {
+		if r := &ix.records[i]; r.pepper == 0 {
 			ix.byDigest[r.sum] = uint32(i)
 		} else {
 			ix.byID[idOf(r.id)] = uint32(i)
@@ -121,33 +106,9 @@ func (ix *index) link() {
 	}
 }
 
-// plantDecoy makes the record that stands in for keys that do not exist: a
-// random digest under the current pepper, or under a random one if there is none.
-func (ix *index) plantDecoy() error {
-	var key [minPepperLen]byte
-	for _, b := range [][]byte{ix.decoy.sum[:], key[:]} {
-		if _, err := rand.Read(b); err != nil {
-			return err
-		}
-	}
-	if len(ix.peppers) == 0 {
-		ix.peppers = []pepper{newPepper(0, key[:])}
-	}
-	return nil
-}
-
-func (ix *index) position(version uint16) uint8 {
-	for i := range ix.peppers {
-		if ix.peppers[i].version == version {
-			return uint8(i)
-		}
-	}
-	return 0 // cannot be: the keys file was checked against the peppers
-}
-
 // fill copies what differs between keys.
 func (r *record) fill(k *Key, maxAge time.Duration) {
-	r.sum = k.Digest.sum
+	r.sum, r.pepper = k.Digest.Sum(), k.Digest.Pepper()
 	r.id, r.principal, r.name = k.ID, k.Principal.ID, k.Name
 	r.created, r.notBefore = nanos(k.CreatedAt, always), nanos(k.NotBefore, always)
 	r.released = nanos(k.ReleasedAt, always)
@@ -202,7 +163,7 @@ func (all *profiles) of(k *Key) (*profile, error) {
 		Roles: k.Principal.Roles, Scopes: k.Principal.Scopes, Permissions: k.Principal.Permissions,
 		Metadata: k.Principal.Metadata, Constraints: k.Constraints,
 	}
-	if k.Kind == KindPAT {
+	if k.Kind == seal.KindPAT {
 		p.Method, p.Kind = policy.MethodPAT, policy.KindUser
 	}
 	if k.Principal.Kind != "" {
@@ -251,37 +212,25 @@ func appendCounted(b []byte, text string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
 }
 
-// own verifies a key of our own format. An id that does not exist takes the same
-// steps as a wrong secret, with the decoy in place of the record.
-func (ix *index) own(text, id string) *record {
-	r := &ix.decoy
-	i, known := ix.byID[idOf(id)]
-	if known {
-		r = &ix.records[i]
+// ByID implements authn.Index.
+func (ix *index) ByID(id string) authn.Sealed {
+	if i, ok := ix.byID[idOf(id)]; ok {
+		return &ix.records[i]
 	}
-	sum := ix.peppers[r.pepper].mac(text)
-	if same := equal(&sum, &r.sum); !same || !known {
-		return nil
-	}
-	return r
+	return nil
 }
 
-func idOf(id string) (key [idLen]byte) {
+// ByDigest implements authn.Index.
+func (ix *index) ByDigest(sum [sha256.Size]byte) authn.Sealed {
+	if i, ok := ix.byDigest[sum]; ok {
+		return &ix.records[i]
+	}
+	return nil
+}
+
+func idOf(id string) (key [seal.IDLen]byte) {
 	copy(key[:], id)
 	return key
-}
-
-// imported finds a key of a foreign format by its digest: one hash, whether it
-// exists or not.
-func (ix *index) imported(text string) *record {
-	var buf [maxImportedLen]byte
-	n := copy(buf[:], text)
-	countHash()
-	i, known := ix.byDigest[sha256.Sum256(buf[:n])]
-	if !known {
-		return nil
-	}
-	return &ix.records[i]
 }
 
 // find returns the record with the id, for operators; it may walk all of them.
@@ -297,11 +246,20 @@ func (ix *index) find(id string) *record {
 	return nil
 }
 
+// Seal implements authn.Sealed.
+func (r *record) Seal() (*[sha256.Size]byte, uint16) { return &r.sum, r.pepper }
+
+// Open implements authn.Sealed.
+func (r *record) Open(now time.Time) (*authn.Proof, error) {
+	if reason := r.status(now.UnixNano()); reason != policy.ReasonAllowed {
+		return nil, authn.Refuse(reason, "key "+r.id+" is proven, but: "+reason.String())
+	}
+	return r.shared(), nil
+}
+
 // status says why a key that was proven does not count now.
 func (r *record) status(now int64) policy.Reason {
 	switch {
-	case r.quarantined.Load():
-		return policy.ReasonDisabled
 	case now >= r.notAfter:
 		return r.end
 	case now < r.notBefore:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // manyKeys makes an authenticator with n keys and some more, without the detour
@@ -26,12 +27,12 @@ func manyKeys(t testing.TB, n, sample int, more ...Key) (*Authenticator, []strin
 	keys := make([]Key, n)
 	var texts []string
 	for i := range keys {
-		m, err := Mint(random, Spec{Environment: "live"}, a.limits.peppers)
+		m, err := seal.Mint(random, seal.Spec{Environment: "live"}, a.limits.peppers)
 		if err != nil {
 			t.Fatal(err)
 		}
 		keys[i] = Key{
-			ID: m.Key.ID, Digest: a.limits.peppers.Digest(m.Secret),
+			ID: m.ID, Digest: a.limits.peppers.Digest(m.Secret),
 			Principal: Principal{ID: fmt.Sprintf("svc-%08d", i), Tenant: fmt.Sprintf("tenant-%d", i%100), Scopes: []string{"read", "write"}},
 			ExpiresAt: time.Now().Add(time.Hour),
 		}
@@ -61,31 +62,30 @@ func ask(a *Authenticator, c *authn.Credential) (*authn.Proof, error) {
 // the very same refusal. This test must not run beside others: it counts hashes.
 func TestUnknownAndWrongTakeTheSamePath(t *testing.T) {
 	ps := testPeppers(t)
-	m, err := Mint(seeded("known"), Spec{}, ps)
+	m, err := seal.Mint(seeded("known"), seal.Spec{}, ps)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stranger, err := Mint(seeded("unknown"), Spec{}, ps)
+	stranger, err := seal.Mint(seeded("unknown"), seal.Spec{}, ps)
 	if err != nil {
 		t.Fatal(err)
 	}
 	foreign := policy.NewSecret("sk_live_abc123def456ghi789")
-	ended := Key{ID: stranger.Key.ID[:11] + "Z", Digest: ps.Digest(policy.NewSecret("ended")), Disabled: true}
+	ended := Key{ID: stranger.ID[:11] + "Z", Digest: ps.Digest(policy.NewSecret("ended")), Disabled: true}
 	text := m.Secret.Reveal()
-	body := text[:len("pst_key_")+idLen+1] + "0000000000000000000000000000000000000000000"
-	wrong := string(appendChecksum([]byte(body), body))
-	endedBody := "pst_key_" + ended.ID + body[len("pst_key_")+idLen:]
-	wrongOfEnded := string(appendChecksum([]byte(endedBody), endedBody))
+	body := text[:len("pst_key_")+seal.IDLen+1] + "0000000000000000000000000000000000000000000"
+	wrong := string(seal.AppendChecksum([]byte(body), body))
+	endedBody := "pst_key_" + ended.ID + body[len("pst_key_")+seal.IDLen:]
+	wrongOfEnded := string(seal.AppendChecksum([]byte(endedBody), endedBody))
 
 	a, err := New(Config{Pepper: policy.NewSecret(testPepper)}, Deps{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	use(t, a, []Key{{ID: m.Key.ID, Digest: ps.Digest(m.Secret)}, ended, {ID: "legacy", Digest: ImportedDigest(foreign)}})
+	use(t, a, []Key{{ID: m.ID, Digest: ps.Digest(m.Secret)}, ended, {ID: "legacy", Digest: seal.ImportedDigest(foreign)}})
 
 	hashes := 0
-	onHash = func() { hashes++ }
-	t.Cleanup(func() { onHash = nil })
+	stop := seal.Observe(func() { hashes++ })
 	count := func(text string) (int, error) {
 		hashes = 0
 		_, err := ask(a, &authn.Credential{Uses: []policy.Method{policy.MethodAPIKey}, Secret: policy.NewSecret(text)})
@@ -106,6 +106,7 @@ func TestUnknownAndWrongTakeTheSamePath(t *testing.T) {
 			t.Errorf("%s: %d digests, %v; want 1, %v", c.name, n, err, c.want)
 		}
 	}
+	stop()
 	printTimes(t, a, wrong, stranger.Secret.Reveal())
 }
 
@@ -113,7 +114,6 @@ func TestUnknownAndWrongTakeTheSamePath(t *testing.T) {
 // too noisy to assert it. What remains are the few nanoseconds by which a map
 // that holds an id differs from one that does not; ids are public.
 func printTimes(t *testing.T, a *Authenticator, wrong, unknown string) {
-	onHash = nil
 	const samples = 50_000
 	var times [2][]time.Duration
 	creds := [2]authn.Credential{{Secret: policy.NewSecret(wrong)}, {Secret: policy.NewSecret(unknown)}}
@@ -184,7 +184,7 @@ func TestProfilesAreSharedOnlyIfEqual(t *testing.T) {
 	}
 	seen := map[*profile]string{same: "base"}
 	for name, change := range map[string]func(*Key){
-		"kind":                func(k *Key) { k.Kind = KindPAT },
+		"kind":                func(k *Key) { k.Kind = seal.KindPAT },
 		"principal kind":      func(k *Key) { k.Principal.Kind = policy.KindUser },
 		"tenant":              func(k *Key) { k.Principal.Tenant = "u" },
 		"no tenant":           func(k *Key) { k.Principal.Tenant = "" },
@@ -215,8 +215,8 @@ func TestProfilesAreSharedOnlyIfEqual(t *testing.T) {
 // K-15: good and bad credentials of every shape cost no allocation.
 func TestAuthenticateDoesNotAllocate(t *testing.T) {
 	foreign := policy.NewSecret("sk_live_abc123def456ghi789")
-	a, texts := manyKeys(t, 1000, 1, Key{ID: "legacy", Digest: ImportedDigest(foreign)})
-	stranger, err := Mint(seeded("stranger"), Spec{}, a.limits.peppers)
+	a, texts := manyKeys(t, 1000, 1, Key{ID: "legacy", Digest: seal.ImportedDigest(foreign)})
+	stranger, err := seal.Mint(seeded("stranger"), seal.Spec{}, a.limits.peppers)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +246,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		stranger, err := Mint(seeded("stranger"), Spec{Environment: "live"}, a.limits.peppers)
+		stranger, err := seal.Mint(seeded("stranger"), seal.Spec{Environment: "live"}, a.limits.peppers)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -276,27 +276,4 @@ func heap() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
-}
-
-func BenchmarkParse(b *testing.B) {
-	m, err := Mint(seeded("bench"), Spec{Environment: "live"}, testPeppers(b))
-	if err != nil {
-		b.Fatal(err)
-	}
-	text := m.Secret.Reveal()
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := parse(text); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkMAC(b *testing.B) {
-	p := newPepper(1, []byte(testPepper))
-	text := "pst_key_live_0123456789AB_0123456789012345678901234567890123456789012ABCDEF"
-	b.ReportAllocs()
-	for b.Loop() {
-		_ = p.mac(text)
-	}
 }

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -19,11 +22,11 @@ type Key struct {
 	// characters before its secret. An imported key has none of its own; give it
 	// any name of letters, digits, ".", "_" and "-". Required.
 	ID string `yaml:"id,required"`
-	// Digest is what is kept of the key (see Digest). Required.
-	Digest Digest `yaml:"-"`
+	// Digest is what is kept of the key (see seal.Digest). Required.
+	Digest seal.Digest `yaml:"-"`
 	// Kind is "key" (default) or "pat", a personal access token. It decides the
 	// method of authentication, api_key or pat.
-	Kind Kind `yaml:"kind"`
+	Kind seal.Kind `yaml:"kind"`
 	// Name says in a few words what the key is for, Owner whom to ask about it,
 	// Environment where it is meant to be used. Policies see them as claims.
 	Name        string `yaml:"name"`
@@ -94,7 +97,7 @@ type keysFile struct {
 	// Version is the version of the format: 1, also if it is left out.
 	Version int `yaml:"version"`
 	// Revocations is the denylist.
-	Revocations []Revocation `yaml:"revocations"`
+	Revocations []authn.Revocation `yaml:"revocations"`
 	// Keys are the keys. A file that ends with the line `keys:` waits for its first.
 	// (A denylist without its entries would let revoked tokens in: that is a mistake.)
 	Keys []fileKey `yaml:"keys,blank"`
@@ -104,7 +107,7 @@ type keysFile struct {
 
 // limits is what the configuration demands of every key.
 type limits struct {
-	peppers        *Peppers
+	peppers        *seal.Peppers
 	maxAge         time.Duration
 	refuseImported bool
 	// hide is set when a key may stand where it does not belong: then no line of
@@ -120,7 +123,7 @@ type fileKey struct {
 }
 
 type digestText struct {
-	digest Digest
+	digest seal.Digest
 	err    error
 }
 
@@ -142,6 +145,21 @@ func decodeKeysFile(name string, src []byte, l limits) (keysFile, error) {
 	return f, nil
 }
 
+// newDenylist builds the denylist of a file, or returns what is wrong with the
+// first bad line; nil if there is none.
+func newDenylist(revocations []authn.Revocation) (*authn.Denylist, error) {
+	if len(revocations) == 0 {
+		return nil, nil
+	}
+	d := authn.NewDenylist()
+	for i := range revocations {
+		if err := d.Fill(strconv.Itoa(i), &revocations[i]); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
 // maxFindings bounds how many exposed keys one error lists.
 const maxFindings = 100
 
@@ -149,8 +167,8 @@ const maxFindings = 100
 // included.
 func refusePlaintext(name string, src []byte, prefix string) error {
 	var found strictyaml.Errors
-	for _, p := range slices.Compact([]string{prefix, DefaultPrefix}) {
-		for f, err := range Scan(bytes.NewReader(src), p) {
+	for _, p := range slices.Compact([]string{prefix, seal.DefaultPrefix}) {
+		for f, err := range seal.Scan(bytes.NewReader(src), p) {
 			if err != nil {
 				return err
 			}
@@ -221,10 +239,10 @@ func (k *fileKey) Check(report func(path, message, suggestion string)) {
 	if k.ID == "" {
 		report("id", "is empty", "")
 	}
-	if k.Kind != "" && k.Kind != KindKey && k.Kind != KindPAT {
+	if k.Kind != "" && k.Kind != seal.KindKey && k.Kind != seal.KindPAT {
 		report("kind", "is not a kind of key", `use "key" or "pat"`)
 	}
-	if k.Environment != "" && !isWord(k.Environment) {
+	if k.Environment != "" && !seal.IsWord(k.Environment) {
 		report("environment", "is not a lower-case word", `for example "live" or "test"`)
 	}
 	k.Principal.check(k.AllowWildcard, report)
@@ -311,11 +329,11 @@ func (f *keysFile) Check(report func(path, message, suggestion string)) {
 		report("version", "is not known", "this version of Postern reads version 1")
 	}
 	for i := range f.Revocations {
-		if err := f.Revocations[i].validate(); err != nil {
+		if err := f.Revocations[i].Validate(); err != nil {
 			report(fmt.Sprintf("revocations[%d]", i), err.Error(), "")
 		}
 	}
-	ids, digests := map[string]int{}, map[Digest]int{}
+	ids, digests := map[string]int{}, map[seal.Digest]int{}
 	for i := range f.Keys {
 		k := &f.Keys[i]
 		ofKey := func(path, message, suggestion string) {
@@ -347,16 +365,16 @@ func (l *limits) check(k *fileKey, report func(path, message, suggestion string)
 	switch {
 	case k.Digest.err != nil || d.IsZero() || k.ID == "":
 		// What is missing or unreadable has been reported.
-	case !d.Imported() && (len(k.ID) != idLen || !isBase62(k.ID)):
+	case !d.Imported() && !seal.IsID(k.ID):
 		l.hide = true // perhaps the whole key was written there
-		report("id", fmt.Sprintf("is not the id of a key, which has %d letters and digits", idLen), "copy it from between the last two _ of the key")
+		report("id", fmt.Sprintf("is not the id of a key, which has %d letters and digits", seal.IDLen), "copy it from between the last two _ of the key")
 	case d.Imported() && !isName(k.ID):
 		l.hide = true
 		report("id", `is not a name of at most 64 letters, digits, ".", "_" and "-"`, "")
 	case d.Imported() && l.refuseImported:
 		report("digest", "is of an imported key, and the configuration refuses those", "mint a key, or set refuse_imported: false")
-	case !d.Imported() && l.peppers.find(d.pepper) == nil:
-		report("digest", fmt.Sprintf("was made with version %d of the pepper, which is not configured", d.pepper), "add it to api_keys.peppers")
+	case !d.Imported() && !l.peppers.Has(d.Pepper()):
+		report("digest", fmt.Sprintf("was made with version %d of the pepper, which is not configured", d.Pepper()), "add it to api_keys.peppers")
 	}
 	age := k.maxAge(l.maxAge)
 	if !k.CreatedAt.IsZero() && k.ExpiresAt.Sub(k.CreatedAt) > age {
@@ -386,7 +404,7 @@ func showDays(d time.Duration) string {
 // isName accepts what may name an imported key.
 func isName(s string) bool {
 	for i := range len(s) {
-		if c := s[i]; !digits[c] && c != '.' && c != '_' && c != '-' {
+		if c := s[i]; !seal.IsBase62(s[i:i+1]) && c != '.' && c != '_' && c != '-' {
 			return false
 		}
 	}

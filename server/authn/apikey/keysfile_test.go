@@ -19,6 +19,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn/apikey"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -52,9 +53,9 @@ func TestNoKeys(t *testing.T) {
 }
 
 // plantedKey is the same key in every run.
-func plantedKey(t testing.TB) apikey.Minted {
+func plantedKey(t testing.TB) seal.Minted {
 	t.Helper()
-	m, err := apikey.Mint(mathrand.NewChaCha8([32]byte{'p', 'l', 'a', 'n', 't'}), apikey.Spec{Environment: "live"}, peppers(t))
+	m, err := seal.Mint(mathrand.NewChaCha8([32]byte{'p', 'l', 'a', 'n', 't'}), seal.Spec{Environment: "live"}, peppers(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,14 +139,14 @@ func TestErrorsNeverShowAKey(t *testing.T) {
 // K-04: a key of our own format is noticed wherever it stands, comments included.
 func TestOwnKeysAreFoundAnywhereInTheFile(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{Environment: "live"})
+	m := mintKey(t, seal.Spec{Environment: "live"})
 	good := keysFile(entry(t, m))
 	for _, file := range []string{
 		good + "# " + m.Secret.Reveal() + "\n",
 		strings.Replace(good, `"svc-`, `"`+m.Secret.Reveal()+"-", 1),
 	} {
 		_, err := load(file)
-		if err == nil || !strings.Contains(err.Error(), "plain text") || !strings.Contains(err.Error(), m.Key.ID) || strings.Contains(err.Error(), m.Secret.Reveal()[30:]) {
+		if err == nil || !strings.Contains(err.Error(), "plain text") || !strings.Contains(err.Error(), m.ID) || strings.Contains(err.Error(), m.Secret.Reveal()[30:]) {
 			t.Errorf("%v", err)
 		}
 	}
@@ -180,7 +181,7 @@ func TestEntryIsReadBack(t *testing.T) {
 // and with it all other keys. K-07 for what lives too long, G-09 for wildcards.
 func TestValidate(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{Environment: "live"})
+	m := mintKey(t, seal.Spec{Environment: "live"})
 	good := func() apikey.Key {
 		return entry(t, m, func(k *apikey.Key) {
 			k.Name, k.CreatedAt, k.ExpiresAt = "it's 50 % \"done\"", noon, noon.Add(90*24*time.Hour)
@@ -201,14 +202,14 @@ func TestValidate(t *testing.T) {
 		{func(k *apikey.Key) { k.Owner = "a\x00" }, "owner: holds a control character"},
 		{func(k *apikey.Key) { k.Principal.Tenant = "a\xffb" }, "holds what a keys file cannot"},
 		{func(k *apikey.Key) { k.Principal.Metadata = map[string]any{"n": math.NaN()} }, "holds what a keys file cannot"},
-		{func(k *apikey.Key) { k.Name = m.Secret.Reveal() }, "the key " + m.Key.ID + " stands here in plain text"},
+		{func(k *apikey.Key) { k.Name = m.Secret.Reveal() }, "the key " + m.ID + " stands here in plain text"},
 		{func(k *apikey.Key) { k.Name = "https://u:hunter2@example.com" }, "name: a secret cannot stand in this file"},
 		{func(k *apikey.Key) { k.Principal.Roles = []string{"*"} }, `principal.roles[0]: "*" grants what nobody has listed; list what is needed`},
 		{func(k *apikey.Key) { k.Principal.ID = "" }, `field "principal" is missing`},
 		{func(k *apikey.Key) { k.ExpiresAt = noon.Add(91 * 24 * time.Hour) }, "expires_at: is more than 90 days after created_at"},
 		{func(k *apikey.Key) { k.ExpiresAt = noon }, "expires_at: is not after created_at"},
 		{func(k *apikey.Key) { k.Constraints = &policy.Constraints{Methods: []string{"get"}} }, `constraints.methods[0]: "get" fits no request`},
-		{func(k *apikey.Key) { k.Digest = apikey.Digest{} }, "a digest of"},
+		{func(k *apikey.Key) { k.Digest = seal.Digest{} }, "a digest of"},
 	} {
 		k := good()
 		c.change(&k)
@@ -232,7 +233,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-func sameDigest(a, b apikey.Digest) bool    { return a == b }
+func sameDigest(a, b seal.Digest) bool      { return a == b }
 func samePath(a, b policy.PathPattern) bool { return a.String() == b.String() }
 func sameHost(a, b policy.HostPattern) bool { return a == b }
 func samePrefix(a, b netip.Prefix) bool     { return a == b }
@@ -241,7 +242,7 @@ func optional[T any](g *rapid.Generator[T]) *rapid.Generator[T] {
 	return rapid.OneOf(rapid.Just(zero), g)
 }
 
-func drawKey(t *rapid.T, ps *apikey.Peppers) apikey.Key {
+func drawKey(t *rapid.T, ps *seal.Peppers) apikey.Key {
 	text := rapid.StringMatching(`[ -#%-~é世]{0,20}[a-z]`)
 	item := rapid.StringMatching(`[a-z:*.0-9\[\]{}#&]{1,10}`)
 	items := optional(rapid.SliceOfN(item, 1, 4))
@@ -249,7 +250,7 @@ func drawKey(t *rapid.T, ps *apikey.Peppers) apikey.Key {
 	created := noon.Add(time.Duration(rapid.Int64Range(0, 1e15).Draw(t, "created")))
 	k := apikey.Key{
 		ID: id, Digest: ps.Digest(policy.NewSecret(id)),
-		Kind: optional(rapid.SampledFrom([]apikey.Kind{apikey.KindKey, apikey.KindPAT})).Draw(t, "kind"),
+		Kind: optional(rapid.SampledFrom([]seal.Kind{seal.KindKey, seal.KindPAT})).Draw(t, "kind"),
 		Name: optional(text).Draw(t, "name"), Owner: optional(text).Draw(t, "owner"),
 		Environment: optional(rapid.StringMatching(`[a-z][a-z0-9]{0,15}`)).Draw(t, "environment"),
 		Principal: apikey.Principal{
@@ -292,7 +293,7 @@ func drawKey(t *rapid.T, ps *apikey.Peppers) apikey.Key {
 // G-16: every limit that a keys file can set reaches the proof and limits there.
 func TestConstraintsOfTheKeysFile(t *testing.T) {
 	t.Parallel()
-	m := mintKey(t, apikey.Spec{})
+	m := mintKey(t, seal.Spec{})
 	good := policy.Request{Method: "GET", Scheme: "https", Host: "api.example.com", Path: "/orders/7", ClientIP: netip.MustParseAddr("10.1.2.3")}
 	order := &policy.Action{ResourceType: "order", ResourceID: "7"}
 	for _, c := range []struct {
@@ -312,7 +313,7 @@ func TestConstraintsOfTheKeysFile(t *testing.T) {
 		f := newFixture(t, keysFile(k)+"    constraints: {"+c.yaml+"}\n")
 		limits := f.prove(keyHeader, m.Secret.Reveal()).Constraints
 		order.ResourceID = "7"
-		if got := limits.Check(&good, order, noon); got != policy.ReasonAllowed {
+		if got := limits.Check(policy.Use{Request: &good, Action: order, Now: noon}); got != policy.ReasonAllowed {
 			t.Errorf("%s: a good request: %v", c.yaml, got)
 		}
 		q, now := good, noon.Add(2*time.Hour)
@@ -320,7 +321,7 @@ func TestConstraintsOfTheKeysFile(t *testing.T) {
 			c.change(&q)
 			now = noon
 		}
-		if got := limits.Check(&q, order, now); got != c.want {
+		if got := limits.Check(policy.Use{Request: &q, Action: order, Now: now}); got != c.want {
 			t.Errorf("%s: got %v, want %v", c.yaml, got, c.want)
 		}
 	}

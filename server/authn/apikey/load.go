@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -71,7 +72,7 @@ func loadWhole(name string, src []byte, l limits) (*index, error) {
 	if err != nil {
 		return nil, err
 	}
-	denylist, err := NewDenylist(f.Revocations)
+	denylist, err := newDenylist(f.Revocations)
 	if err != nil {
 		return nil, err
 	}
@@ -175,14 +176,12 @@ const (
 // file is wrong or not understood, and the places of the entries with which this
 // is so.
 func (f *layout) load(name string, l *limits) (*index, []int, error) {
-	ix, err := emptyIndex(f.len(), l)
-	if err != nil {
-		return nil, nil, err
-	}
+	ix := emptyIndex(f.len())
 	marks := newMarks(f.len())
 	workers := make([]worker, min(runtime.GOMAXPROCS(0), 1+f.len()/batch))
 	var next atomic.Int64
 	var all sync.WaitGroup
+	var err error
 	for i := range workers {
 		w := &workers[i]
 		*w = worker{name: name, file: f, index: ix, marks: marks, limits: *l, reader: newEntryReader()}
@@ -214,7 +213,7 @@ func (f *layout) load(name string, l *limits) (*index, []int, error) {
 }
 
 // denylist reads what stands before the keys, which is a keys file without keys.
-func (f *layout) denylist(name string, l *limits) (*Denylist, bool) {
+func (f *layout) denylist(name string, l *limits) (*authn.Denylist, bool) {
 	if saysNothing(f.head) {
 		return nil, true
 	}
@@ -225,7 +224,7 @@ func (f *layout) denylist(name string, l *limits) (*Denylist, bool) {
 	if err != nil || head.Keys != nil {
 		return nil, false
 	}
-	denylist, err := NewDenylist(head.Revocations)
+	denylist, err := newDenylist(head.Revocations)
 	return denylist, err == nil
 }
 

@@ -141,6 +141,7 @@ func readConstraints(v *value) (c *policy.Constraints, ok bool) {
 		member{"methods", func() bool { return v.texts(&c.Methods) }},
 		member{"hosts", func() bool { return listOf(v, &c.Hosts, policy.ParseHostPattern) }},
 		member{"paths", func() bool { return listOf(v, &c.Paths, policy.ParsePathPattern) }},
+		member{"audiences", func() bool { return v.texts(&c.Audiences) }},
 		member{"resources", func() bool { return v.texts(&c.Resources) }},
 		member{"windows", func() bool {
 			return v.list(func() bool {

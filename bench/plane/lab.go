@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
+	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
+	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/seal"
+)
+
+// lab holds what one run needs: the binary, and a directory with the pepper and the
+// policy that all replicas share.
+type lab struct {
+	dir, binary string
+	pepper      policy.Secret
+	peppers     *seal.Peppers
+	replicas    int // started so far; each has files of its own
+}
+
+// thePolicy lets who is a reader read things.
+const thePolicy = `roles: { reader: { permissions: [things.read] } }
+routes: [{ methods: [GET], path: "/things/*", permission: things.read }]
+`
+
+func newLab(ctx context.Context) (*lab, error) {
+	dir, err := os.MkdirTemp("", "postern-plane-")
+	if err != nil {
+		return nil, err
+	}
+	l := &lab{dir: dir, binary: filepath.Join(dir, "postern")}
+	if err := l.furnish(ctx); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *lab) furnish(ctx context.Context) (err error) {
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", l.binary, "github.com/postern-auth/postern/cmd/postern")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	random := make([]byte, 32)
+	_, _ = rand.Read(random)
+	l.pepper = policy.NewSecret(hex.EncodeToString(random))
+	if l.peppers, err = seal.NewPeppers([]seal.Pepper{{Version: 1, Secret: l.pepper}}); err != nil {
+		return err
+	}
+	return errors.Join(l.write("pepper", l.pepper.Reveal()), l.write("policy/data.yaml", thePolicy))
+}
+
+func (l *lab) close() { _ = os.RemoveAll(l.dir) }
+
+func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
+
+func (l *lab) write(name, text string) error {
+	if err := os.MkdirAll(filepath.Dir(l.path(name)), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(l.path(name), []byte(text), 0o600)
+}
+
+// replica is a server with its configuration. It can be stopped and started again.
+type replica struct {
+	name          string
+	binary        string
+	config        string // path
+	logFile       string
+	grpc, metrics string // addresses
+	adminKey      string // for the admin API; may be empty
+
+	cmd     *exec.Cmd
+	started time.Time
+	conns   [2]*grpc.ClientConn
+	check   posternv1.CheckServiceClient
+	admin   *grpc.ClientConn
+}
+
+// newReplica writes the configuration of one more replica, whose block "store" is
+// given. It does not start it.
+func (l *lab) newReplica(store string) (*replica, error) {
+	l.replicas++
+	name := fmt.Sprintf("replica%d", l.replicas)
+	r := &replica{
+		name: name, binary: l.binary, grpc: freeAddr(), metrics: freeAddr(),
+		config: l.path(name + ".yaml"), logFile: l.path(name + ".log"),
+	}
+	return r, l.write(name+".yaml", fmt.Sprintf(`version: 1
+listen: { grpc: %q, admin: %q }
+api_keys: { pepper: "${file:pepper}" }
+store: %s
+policy: { path: policy }
+decisions: { log: none, keep: 20000 }
+log: { format: text }
+`, r.grpc, r.metrics, store))
+}
+
+// postgres is the block for a database; what else it says is given.
+func (l *lab) postgres(dsn, more string) (string, error) {
+	name := fmt.Sprintf("dsn%d", l.replicas+1)
+	return fmt.Sprintf(`{ driver: postgres, dsn: "${file:%s}"%s }`, name, more), l.write(name, fmt.Sprintf("%s application_name=replica%d", dsn, l.replicas+1))
+}
+
+// bootstrap makes the first admin key.
+func (r *replica) bootstrap(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, r.binary, "store", "bootstrap", "-q", "-c", r.config).Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return "", fmt.Errorf("postern store bootstrap: %s", exit.Stderr)
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+// start runs the server and waits until it takes connections.
+func (r *replica) start() error {
+	out, err := os.OpenFile(r.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	r.cmd = exec.Command(r.binary, "serve", "-c", r.config) //nolint:noctx // it is stopped by stop
+	r.cmd.Stdout, r.cmd.Stderr = out, out
+	// No Ctrl-C for it: that is the lab's, which then stops it.
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	r.started = time.Now()
+	if err := r.cmd.Start(); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(200 * time.Microsecond) {
+		if c, err := net.Dial("tcp", r.grpc); err == nil {
+			_ = c.Close()
+			return r.dial()
+		}
+		if time.Now().After(deadline) {
+			r.kill()
+			return fmt.Errorf("%s does not listen:\n%s", r.name, r.said())
+		}
+	}
+}
+
+func (r *replica) said() string {
+	text, _ := os.ReadFile(r.logFile)
+	return string(text[max(0, len(text)-4000):])
+}
+
+func (r *replica) dial() (err error) {
+	quick := grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 20 * time.Millisecond}, MinConnectTimeout: time.Second})
+	dial := func(address string) (*grpc.ClientConn, error) {
+		return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), quick)
+	}
+	if r.conns[0], err = dial(r.grpc); err != nil {
+		return err
+	}
+	if r.conns[1], err = dial(r.metrics); err != nil {
+		return err
+	}
+	r.check, r.admin = posternv1.NewCheckServiceClient(r.conns[0]), r.conns[1]
+	return nil
+}
+
+// kill ends the server with SIGKILL.
+func (r *replica) kill() { r.end(syscall.SIGKILL) }
+
+// stop ends the server as an operator does.
+func (r *replica) stop() { r.end(syscall.SIGTERM) }
+
+func (r *replica) end(how syscall.Signal) {
+	if r.cmd == nil || r.cmd.Process == nil {
+		return
+	}
+	for _, c := range r.conns {
+		if c != nil {
+			_ = c.Close()
+		}
+	}
+	_ = r.cmd.Process.Signal(how)
+	late := time.AfterFunc(15*time.Second, func() { _ = r.cmd.Process.Kill() })
+	defer late.Stop()
+	_ = r.cmd.Wait()
+	r.cmd = nil
+}
+
+func (r *replica) signal(s syscall.Signal) error { return r.cmd.Process.Signal(s) }
+
+// as adds the admin key to the context of a call.
+func (r *replica) as(ctx context.Context) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+r.adminKey)
+}
+
+// answer is what a replica said, and between which two moments.
+type answer struct {
+	sent, received time.Time
+	allowed        bool
+	reason         posternv1.Reason
+	principal, id  string
+	// err says that there was no answer.
+	err error
+}
+
+// blind reports whether the replica could not say.
+func (a *answer) blind() bool { return a.reason == posternv1.Reason_REASON_DEPENDENCY_UNAVAILABLE }
+
+// patience is how long to wait for an answer: longer than any stop.
+const patience = 30 * time.Second
+
+func (r *replica) ask(ctx context.Context, q *posternv1.CheckRequest) (a answer) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	a.sent = time.Now()
+	res, err := r.check.Check(ctx, q)
+	a.received, a.err = time.Now(), err
+	d := res.GetDecision()
+	a.allowed, a.reason, a.id, a.principal = d.GetAllowed(), d.GetReason(), d.GetDecisionId(), res.GetPrincipal().GetId()
+	return a
+}
+
+// decided asks the replica when it had begun and completed a decision. A replica
+// that is blind does not know its admin, so it is asked for a while.
+func (r *replica) decided(ctx context.Context, id string) (begun, done time.Time, ok bool) {
+	client := adminv1.NewDecisionServiceClient(r.admin)
+	for until := time.Now().Add(5 * time.Second); time.Now().Before(until) && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+		call, cancel := context.WithTimeout(r.as(ctx), 5*time.Second)
+		res, err := client.GetDecision(call, &adminv1.GetDecisionRequest{DecisionId: id})
+		cancel()
+		if err == nil {
+			begun = res.GetRecord().GetTime().AsTime()
+			return begun, begun.Add(res.GetRecord().GetLatency().AsDuration()), true
+		}
+	}
+	return begun, done, false
+}
+
+// question asks whether the holder of a key may read a thing.
+func question(key string) *posternv1.CheckRequest { return questionOf(key, "/things/1") }
+
+func questionOf(key, path string) *posternv1.CheckRequest {
+	h := &posternv1.HttpTarget{Method: "GET", Scheme: "https", Host: "api.bench.test", Path: path, SourceIp: "192.0.2.5"}
+	if key != "" {
+		h.Headers = []*posternv1.HeaderField{{Name: "x-api-key", Value: key}}
+	}
+	return &posternv1.CheckRequest{Target: &posternv1.Target{Kind: &posternv1.Target_Http{Http: h}}}
+}
+
+// scrape reads the metrics: the sum of all series of each name, and each series by
+// itself.
+func (r *replica) scrape() (map[string]float64, error) {
+	res, err := http.Get("http://" + r.metrics + "/metrics")
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]float64{}
+	for line := range strings.Lines(string(body)) {
+		name, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.ParseFloat(value, 64); ok && err == nil {
+			all[name] += n
+			if plain, _, labels := strings.Cut(name, "{"); labels {
+				all[plain] += n
+			}
+		}
+	}
+	return all, nil
+}
+
+// memory is the resident memory in MiB, now ("VmRSS") or at most ("VmHWM").
+func (r *replica) memory(which string) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if kib, ok := strings.CutPrefix(line, which+":"); ok {
+			n, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(kib), " kB"), 64)
+			return n / 1024, err
+		}
+	}
+	return 0, errors.New("no " + which)
+}
+
+// freeAddr is an address on loopback where nobody listens.
+func freeAddr() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}

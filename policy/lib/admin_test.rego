@@ -1,0 +1,181 @@
+package postern.admin_test
+
+import data.postern.admin
+
+# asks is a question of a caller about one record.
+asks(caller, action, owner) := {
+	"principal": object.union(
+		{
+			"id": "me", "kind": "service", "tenant": "", "roles": [], "scopes": [], "permissions": [],
+			"method": "api_key", "issuer": "postern", "credential_id": "k1",
+		},
+		caller,
+	),
+	"target": {"action": {
+		"action": action,
+		"resource_type": "credential",
+		"resource_id": "k2",
+		"properties": object.union({"tenant": "acme", "principal": "ann", "type": "api_key"}, owner),
+	}},
+}
+
+anybody(roles, tenant) := {"roles": roles, "tenant": tenant}
+
+user(id, method) := {"id": id, "kind": "user", "tenant": "acme", "method": method}
+
+# G-09
+test_default_deny if {
+	not admin.allow with input as {}
+	admin.decision == {"allow": false} with input as {}
+	every action in ["credentials.issue", "credentials.get", "tenants.list", "audit.list", "no.such", ""] {
+		not admin.allow with input as asks({}, action, {})
+		not admin.allow with input as asks(anybody(["admin", "platform-admins", ""], ""), action, {})
+	}
+}
+
+test_platform_admin_may_do_everything if {
+	every tenant in ["", "acme", "*"] {
+		every action in ["credentials.issue", "tenants.create", "tenants.delete", "sessions.vouch", "audit.list", "later.added"] {
+			answer := admin.decision with input as asks(anybody(["platform-admin"], ""), action, {"tenant": tenant})
+			answer == {"allow": true, "dynamic_metadata": {"grants": {"unlimited": true, "wildcard": true}}}
+		}
+	}
+}
+
+# Who can name its own roles in a tenant does not get out of it by that.
+test_platform_admin_is_of_the_installation if {
+	every action in ["credentials.get", "tenants.create", "tenants.list"] {
+		not admin.allow with input as asks(anybody(["platform-admin"], "acme"), action, {})
+	}
+	not admin.allow with input as asks(anybody(["tenant-admin"], ""), "credentials.issue", {"tenant": ""})
+}
+
+test_tenant_admin_stays_in_its_tenant if {
+	caller := anybody(["tenant-admin"], "acme")
+	every action in ["credentials.issue", "principals.delete", "users.set_password", "sessions.vouch", "tenants.update"] {
+		answer := admin.decision with input as asks(caller, action, {})
+		answer.dynamic_metadata.grants == {"unlimited": true, "wildcard": false}
+		not admin.allow with input as asks(caller, action, {"tenant": "other"})
+		not admin.allow with input as asks(caller, action, {"tenant": ""})
+		not admin.allow with input as asks(caller, action, {"tenant": "*"})
+	}
+	every action in ["tenants.create", "tenants.delete", "later.added"] {
+		not admin.allow with input as asks(caller, action, {})
+	}
+}
+
+test_issuer_grants_no_more_than_it_has if {
+	answer := admin.decision with input as asks(anybody(["issuer"], "acme"), "credentials.issue", {})
+	answer.dynamic_metadata.grants == {"unlimited": false, "wildcard": false}
+	every action in ["credentials.update", "credentials.import", "credentials.enable", "principals.get", "audit.list"] {
+		not admin.allow with input as asks(anybody(["issuer"], "acme"), action, {})
+	}
+	not admin.allow with input as asks(anybody(["issuer"], ""), "credentials.issue", {"tenant": "acme"})
+	admin.allow with input as asks(anybody(["issuer"], ""), "credentials.issue", {"tenant": ""})
+}
+
+test_auditor_only_reads if {
+	every tenant in ["acme", ""] {
+		every action in ["credentials.list", "audit.list", "decisions.get", "sessions.get"] {
+			admin.allow with input as asks(anybody(["auditor"], tenant), action, {})
+		}
+		every action in ["credentials.issue", "credentials.revoke", "denials.add", "sessions.delete", "users.set_password"] {
+			not admin.allow with input as asks(anybody(["auditor"], tenant), action, {})
+		}
+	}
+	not admin.allow with input as asks(anybody(["auditor"], "acme"), "audit.list", {"tenant": "*"})
+	admin.allow with input as asks(anybody(["auditor"], ""), "audit.list", {"tenant": "*"})
+}
+
+# The rights of one role do not lend weight to another.
+test_grants_come_from_the_role_that_allows if {
+	roles := {"reader": {"actions": ["audit.list"], "reach": "below", "holders": "anybody", "unlimited": true, "wildcard": true}}
+	answer := admin.decision with input as asks(anybody(["issuer", "reader"], "acme"), "credentials.issue", {})
+		with data.admin.roles as roles
+	answer.dynamic_metadata.grants == {"unlimited": false, "wildcard": false}
+}
+
+test_users_look_after_their_own if {
+	own := {"principal": "ann", "type": "pat"}
+	every action in ["credentials.list", "credentials.issue", "credentials.rotate", "credentials.revoke", "users.set_password", "sessions.delete"] {
+		admin.allow with input as asks(user("ann", "session"), action, own)
+		not admin.allow with input as asks(user("bob", "session"), action, own)
+		not admin.allow with input as asks(user("ann", "session"), action, object.union(own, {"tenant": "other"}))
+		not admin.allow with input as asks(object.union(user("ann", "session"), {"kind": "service"}), action, own)
+		not admin.allow with input as asks(object.union(user("ann", "jwt"), {"issuer": "https://idp.test"}), action, own)
+	}
+	not admin.allow with input as asks(user("ann", "session"), "credentials.issue", {"type": "api_key"})
+	not admin.allow with input as asks(user("ann", "session"), "credentials.import", own)
+	not admin.allow with input as asks(user("ann", "session"), "sessions.vouch", own)
+}
+
+# A stolen token must not outlive itself.
+test_tokens_make_no_tokens if {
+	own := {"principal": "ann", "type": "pat"}
+	every action in ["credentials.issue", "credentials.rotate", "users.set_password"] {
+		not admin.allow with input as asks(user("ann", "pat"), action, own)
+	}
+	every action in ["credentials.list", "credentials.revoke", "sessions.list"] {
+		admin.allow with input as asks(user("ann", "pat"), action, own)
+	}
+	itself := asks(object.union(user("ann", "pat"), {"credential_id": "k2"}), "credentials.rotate", own)
+	admin.allow with input as itself
+}
+
+# P-07: a narrow token of an administrator administers nothing.
+test_tokens_are_narrow if {
+	boss := {"kind": "user", "tenant": "", "roles": ["platform-admin"], "method": "pat"}
+	admin.allow with input as asks(boss, "tenants.create", {})
+	not admin.allow with input as asks(object.union(boss, {"scopes": ["read"]}), "tenants.create", {})
+	admin.allow with input as asks(object.union(boss, {"scopes": ["read", "postern.admin"]}), "tenants.create", {})
+}
+
+part(permissions) := {
+	"kind": "user", "tenant": "", "roles": [], "method": "pat",
+	"narrowed": {"permissions": permissions, "user_roles": ["platform-admin"], "user_permissions": []},
+}
+
+# P-07
+test_tokens_have_a_part_of_the_rights if {
+	not admin.allow with input as asks(part(["orders.read"]), "tenants.create", {})
+	not admin.allow with input as asks(part([]), "tenants.create", {})
+	answer := admin.decision with input as asks(part(["postern.tenants.*"]), "tenants.create", {})
+	answer == {"allow": true, "dynamic_metadata": {"grants": {"unlimited": false, "wildcard": false}}}
+	not admin.allow with input as asks(part(["postern.tenants.*"]), "credentials.issue", {})
+
+	own := object.union(part(["orders.read"]), {"id": "ann", "tenant": "acme"})
+	not admin.allow with input as asks(own, "credentials.list", {"principal": "ann"})
+}
+
+test_permissions_are_of_the_own_tenant if {
+	caller := {"tenant": "acme", "permissions": ["postern.sessions.vouch", "postern.credentials.wildcard"]}
+	answer := admin.decision with input as asks(caller, "sessions.vouch", {})
+	answer.dynamic_metadata.grants == {"unlimited": false, "wildcard": true}
+	not admin.allow with input as asks(caller, "sessions.create", {})
+	not admin.allow with input as asks(caller, "sessions.vouch", {"tenant": "other"})
+	not admin.allow with input as asks({"tenant": "acme", "permissions": ["*", "postern.*"]}, "sessions.vouch", {})
+}
+
+test_missing_permission_is_named if {
+	answer := admin.decision with input as asks({}, "credentials.issue", {})
+	answer == {"allow": false, "missing_permissions": ["postern.credentials.issue"]}
+}
+
+test_tables_replace_and_add if {
+	tables := {
+		"issuer": {},
+		"helpdesk": {"actions": ["users.set_password", "sessions.*"], "reach": "tenant", "holders": "tenants"},
+	}
+	not admin.allow with input as asks(anybody(["issuer"], "acme"), "credentials.issue", {}) with data.admin.roles as tables
+	admin.allow with input as asks(anybody(["helpdesk"], "acme"), "sessions.delete", {}) with data.admin.roles as tables
+	not admin.allow with input as asks(anybody(["helpdesk"], "acme"), "credentials.get", {}) with data.admin.roles as tables
+	admin.allow with input as asks(anybody(["auditor"], "acme"), "credentials.get", {}) with data.admin.roles as tables
+}
+
+# "cred*" is no way to write "credentials.*", and "credentials.*" not "credentialsx.y".
+test_patterns_end_at_a_dot if {
+	tables := {"odd": {"actions": ["cred*", "sessions.*"], "reach": "tenant", "holders": "anybody"}}
+	not admin.allow with input as asks(anybody(["odd"], "acme"), "credentials.get", {}) with data.admin.roles as tables
+	not admin.allow with input as asks(anybody(["odd"], "acme"), "sessionsx.get", {}) with data.admin.roles as tables
+	admin.allow with input as asks(anybody(["odd"], "acme"), "sessions.get", {}) with data.admin.roles as tables
+}

@@ -1,0 +1,263 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+
+	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/registry"
+)
+
+// gate is what every call goes through, in this order:
+//
+//  1. the connection: TLS, or this machine
+//  2. who calls: the credential, and its own limits
+//  3. what the call is about: the table of methods
+//  4. may they: the policy, for each record
+//  5. the handler, which only has the registry do it
+//
+// A method that is not in the table is refused, and so is every stream but
+// reflection's. Whatever happens, a caller gets an error with a reason of the closed
+// set, and no text that was meant for the log.
+type gate struct {
+	authenticate func(context.Context, *policy.Attributes) (policy.Decision, *policy.Constraints)
+	authorizer   *Authorizer
+	registry     *registry.Registry
+	log          *slog.Logger
+	now          func() time.Time
+}
+
+// unary is the interceptor of all calls.
+func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (res any, err error) {
+	if g.authenticate == nil && !isDecisions(info.FullMethod) {
+		return next(ctx, req) // what Config.Register has added answers for itself
+	}
+	defer func() {
+		if thrown := recover(); thrown != nil {
+			// The value may quote a secret of the request; its type does not.
+			g.log.ErrorContext(ctx, "panic in the admin API", "method", info.FullMethod, "type", fmt.Sprintf("%T", thrown), "stack", string(debug.Stack()))
+			res, err = nil, &failure{reason: internalError, message: "internal error"}
+		}
+	}()
+	res, err = g.answer(ctx, req, info, next)
+	if err != nil {
+		return nil, g.report(ctx, req, info.FullMethod, err)
+	}
+	return res, nil
+}
+
+func (g *gate) answer(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	conn := connectionOf(ctx)
+	if g.authenticate == nil || conn.local && isDecisions(info.FullMethod) {
+		return next(ctx, req)
+	}
+	c, err := g.caller(ctx, conn, info.FullMethod)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.read(req); err != nil {
+		return nil, err
+	}
+	m, known := methods[info.FullMethod]
+	if !known {
+		return nil, g.refuse(ctx, c, ask{action: info.FullMethod})
+	}
+	asks, err := m.asks(&scope{ctx: ctx, registry: g.registry, caller: c}, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.authorize(ctx, c, asks); err != nil {
+		return nil, err
+	}
+	return next(context.WithValue(ctx, callKey{}, c), req)
+}
+
+// isDecisions reports whether the method reads decisions. On the machine itself
+// they may be read without a credential: whoever operates Postern there has its
+// log.
+func isDecisions(method string) bool {
+	return strings.HasPrefix(method, "/"+adminv1.DecisionService_ServiceDesc.ServiceName+"/")
+}
+
+// stream refuses everything but reflection, which shows what is public.
+func (g *gate) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if g.authenticate == nil || strings.HasPrefix(info.FullMethod, "/grpc.reflection.") {
+		return next(srv, s)
+	}
+	return &failure{reason: permissionDenied, message: "there are no streams here"}
+}
+
+// call is who calls, and what every operation is told.
+type call struct {
+	registry.Call
+	principal *policy.Principal
+}
+
+type callKey struct{}
+
+// callOf returns the call that the gate has let through; nil where no credential is
+// asked for.
+func callOf(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
+}
+
+// issuer is who vouches for the principals that Postern keeps itself.
+const issuer = "postern"
+
+// audience is the name of this API, for credentials that name where they may be used.
+const audience = "postern.admin"
+
+// caller finds out who calls.
+func (g *gate) caller(ctx context.Context, conn connection, method string) (*call, error) {
+	if !conn.private() {
+		return nil, refused(&policy.Decision{Reason: policy.ReasonPlaintext})
+	}
+	a := conn.attributes(ctx, method)
+	d, limits := g.authenticate(ctx, a)
+	p := d.Principal
+	if !d.Allowed || d.Reason != policy.ReasonAllowed || p == nil || p.ID == "" || p.Kind == policy.KindAnonymous || p.Kind == "" {
+		return nil, refused(&d)
+	}
+	use := policy.Use{Request: conn.request(a), Now: g.now(), Audience: audience}
+	if reason := limits.Check(use); reason != policy.ReasonAllowed {
+		return nil, refused(&policy.Decision{Reason: reason})
+	}
+	return &call{registry.Call{Actor: actorOf(p, limits)}, p}, nil
+}
+
+// actorOf says who acts, to the registry. A subject of another issuer is not the
+// principal of that name here, and its name says so.
+func actorOf(p *policy.Principal, limits *policy.Constraints) registry.Actor {
+	id := p.ID
+	if p.Issuer != issuer {
+		id = p.Issuer + "#" + p.ID
+	}
+	a := registry.Actor{
+		Tenant: p.Tenant, ID: id, Credential: p.CredentialID, Constraints: limits,
+		Rights: registry.Rights{Roles: p.Roles, Scopes: p.Scopes, Permissions: p.Permissions},
+	}
+	if p.Narrowed != nil {
+		a.Narrowed = append([]string{}, p.Narrowed.Permissions...) // not nil
+	}
+	return a
+}
+
+// tenant is the tenant that a listing names, or the caller's own.
+func (c *call) tenant(named string) string {
+	if named == "" {
+		return c.principal.Tenant
+	}
+	return named
+}
+
+// read takes what all requests that change something have in common.
+func (c *call) read(req any) error {
+	var v invalid
+	if m, ok := req.(interface{ GetRequestId() string }); ok {
+		c.RequestID = v.requestID(m.GetRequestId())
+	}
+	if m, ok := req.(interface{ GetValidateOnly() bool }); ok {
+		c.ValidateOnly = m.GetValidateOnly()
+	}
+	return v.err()
+}
+
+// authorize asks the policy about everything that the call is about. What the caller
+// may give away is what it may in all of it.
+func (g *gate) authorize(ctx context.Context, c *call, asks []ask) error {
+	given := grants{unlimited: true, wildcard: true}
+	for _, a := range asks {
+		one, err := g.authorizer.authorize(ctx, c.principal, a.action, a.target)
+		switch {
+		case errors.Is(err, errDenied):
+			return g.refuse(ctx, c, a)
+		case err != nil:
+			return err
+		}
+		given.unlimited, given.wildcard = given.unlimited && one.unlimited, given.wildcard && one.wildcard
+	}
+	if len(asks) == 0 { // a call about nothing is a mistake of the table
+		return g.refuse(ctx, c, ask{})
+	}
+	c.Actor.Unlimited, c.Actor.Wildcard = given.unlimited, given.wildcard
+	return nil
+}
+
+// refuse notes in the audit log that somebody tried what they may not, and answers.
+// If they may not even see the record, the answer is that there is none.
+func (g *gate) refuse(ctx context.Context, c *call, a ask) error {
+	err := g.registry.Refused(ctx, c.Call, registry.Refusal{
+		Action: auditAction(a.action), Target: a.target.String(), Tenant: auditTenant(a.target.tenant),
+		Reason: "the policy of the admin API",
+	})
+	if err != nil {
+		g.log.WarnContext(ctx, "a refused call could not be noted in the audit log", "error", err)
+	}
+	if a.found {
+		if _, err := g.authorizer.authorize(ctx, c.principal, a.target.kind+"s.get", a.target); err != nil {
+			return noSuch(a.target.kind)
+		}
+	}
+	f := &failure{reason: permissionDenied, message: "the caller may not do this"}
+	if a.action != "" && !strings.HasPrefix(a.action, "/") {
+		f.message = "this takes a role that allows " + a.action + ", or the permission postern." + a.action
+		f.meta = map[string]string{"permission": "postern." + a.action}
+	}
+	return f
+}
+
+// noSuch says the same as the registry does of what is not there.
+func noSuch(kind string) error {
+	return &failure{reason: notFound, message: "there is no such " + kind}
+}
+
+// auditAction writes an action as the audit log has it: "credential.issue".
+func auditAction(action string) string { return strings.Replace(action, "s.", ".", 1) }
+
+func auditTenant(tenant string) string {
+	if tenant == everyTenant {
+		return ""
+	}
+	return tenant
+}
+
+// report makes what the caller gets of an error, and logs what is nobody's fault but
+// ours.
+func (g *gate) report(ctx context.Context, req any, method string, err error) error {
+	f := wireError(err)
+	if f.reason == storeUnavailable || f.reason == internalError {
+		g.log.WarnContext(ctx, "the admin API could not do what it was asked to", "method", method, "reason", reasonName(f.reason), "error", causeOf(err))
+	}
+	if m, ok := req.(interface{ GetAllowWildcard() bool }); ok && f.reason == wildcardNotAllowed && m.GetAllowWildcard() {
+		f.forbidden = true
+	}
+	return f
+}
+
+// request is the call as the limits of a credential look at it.
+func (c connection) request(a *policy.Attributes) *policy.Request {
+	q := &policy.Request{Method: a.Method, Scheme: a.Scheme, Host: hostOf(a.Host), Path: a.Path, Folded: strings.ToLower(a.Path)}
+	if c.remote.IsValid() {
+		q.ClientIP = c.remote.Addr()
+	}
+	return q
+}
+
+// hostOf is the lower-case host without its port.
+func hostOf(authority string) string {
+	if at, err := netip.ParseAddrPort(authority); err == nil {
+		return at.Addr().String()
+	}
+	host, _, _ := strings.Cut(authority, ":")
+	return strings.ToLower(strings.TrimSuffix(host, "."))
+}

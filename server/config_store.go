@@ -1,0 +1,132 @@
+package server
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/strictyaml"
+)
+
+// Store says where keys, tokens, users, sessions and the denylist are kept, and what
+// a replica does that cannot hear of their changes. What is in it is managed over the
+// admin API and with `postern key`, `postern user` and so on.
+type Store struct {
+	// Driver is "sqlite", a file for one replica; "postgres", for several; "memory",
+	// which keeps nothing when the server stops; or "none": there are only the
+	// credentials of the keys file and of issuers. Default: sqlite.
+	Driver StoreDriver `yaml:"driver"`
+	// Path is the file of sqlite. It is made if it does not exist, with two more
+	// beside it while it is open. Default: postern.db, beside the configuration.
+	Path strictyaml.Path `yaml:"path"`
+	// DSN says how to reach postgres, as in postgres://user:password@host/database,
+	// given as ${file:…} or ${env:…}.
+	DSN policy.Secret `yaml:"dsn"`
+	// Mode is what is answered when the last look at the store's changes is more than
+	// one second ago, so that something may be revoked that this replica still
+	// believes: "strict", a deny with dependency_unavailable; or "available", what it
+	// knows, marked as stale, for `max_stale`. Danger: with available, a credential
+	// can be used for so long after it was revoked. Default: strict.
+	Mode StoreMode `yaml:"mode"`
+	// MaxStale is how long `available` answers from old state, 1s to 24h. Default:
+	// 10m.
+	MaxStale time.Duration `yaml:"max_stale"`
+	// Snapshot is a file in which a replica notes what it knows, so that it can start
+	// while the store is down. It holds no secret. It only helps with mode available.
+	// Default: none.
+	Snapshot strictyaml.Path `yaml:"snapshot"`
+}
+
+// StoreDriver is a kind of store.
+type StoreDriver string
+
+// The kinds of stores.
+const (
+	DriverSQLite   StoreDriver = "sqlite"
+	DriverPostgres StoreDriver = "postgres"
+	DriverMemory   StoreDriver = "memory"
+	DriverNone     StoreDriver = "none"
+)
+
+// Values implements strictyaml.Enum.
+func (StoreDriver) Values() []string { return []string{"sqlite", "postgres", "memory", "none"} }
+
+// StoreMode is what happens past the bound of revocation.
+type StoreMode string
+
+// The modes.
+const (
+	ModeStrict    StoreMode = "strict"
+	ModeAvailable StoreMode = "available"
+)
+
+// Values implements strictyaml.Enum.
+func (StoreMode) Values() []string { return []string{"strict", "available"} }
+
+// Tenants are the rules for credentials of tenants that have none of their own.
+type Tenants struct {
+	// MaxTTL is the longest life of a key or token, 1m to 87600h. Default: 2160h,
+	// which is 90 days.
+	MaxTTL time.Duration `yaml:"max_ttl"`
+	// MaxPATs is how many living personal access tokens a user may have, 1 to 1000.
+	// Default: 50.
+	MaxPATs int `yaml:"max_pats"`
+	// MaxGrace is the longest time that a rotated key stays good. Default: 168h.
+	MaxGrace time.Duration `yaml:"max_grace"`
+	// UnusedFor disables a credential that nobody used for so long. Default: 0s,
+	// never.
+	UnusedFor time.Duration `yaml:"unused_for"`
+}
+
+// AdminAPI says whose word counts for the admin API. What a caller may do with it is
+// decided by its roles: platform-admin, tenant-admin, issuer, auditor.
+type AdminAPI struct {
+	// Issuers are the URLs of configured issuers whose tokens count. Danger: who can
+	// have a token of theirs that says role platform-admin and no tenant can do
+	// everything. Default: none, only credentials of the store and the keys file.
+	Issuers []string `yaml:"issuers"`
+	// Roles is a directory whose data may define admin.roles, in place of the roles
+	// that Postern ships. Default: those.
+	Roles strictyaml.Path `yaml:"roles"`
+}
+
+// believes reports whether tokens of the issuer count.
+func (a *AdminAPI) believes(issuer string) bool { return slices.Contains(a.Issuers, issuer) }
+
+func (c *Config) checkStore(report report) {
+	s := &c.Store
+	switch {
+	case s.Driver == DriverPostgres && s.DSN.IsZero():
+		report("store.dsn", "is missing", "write dsn: ${file:/run/secrets/postern-dsn}")
+	case s.Driver != DriverPostgres && !s.DSN.IsZero():
+		report("store.dsn", fmt.Sprintf("means nothing to the driver %s", s.Driver), "write driver: postgres, or remove it")
+	}
+	if s.Snapshot != "" && s.Mode != ModeAvailable {
+		report("store.snapshot", "is of no use in mode strict, which denies until the store answers", "write mode: available, or remove it")
+	}
+	for i, url := range c.AdminAPI.Issuers {
+		if !slices.ContainsFunc(c.Issuers, func(issuer Issuer) bool { return issuer.URL == url }) {
+			report(fmt.Sprintf("admin_api.issuers[%d]", i), fmt.Sprintf("%q is not one of the issuers", url), "configure it in issuers, or remove it")
+		}
+	}
+	c.checkSessions(report)
+}
+
+// checkSessions holds sessions against what they need.
+func (c *Config) checkSessions(report report) {
+	used := slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return slices.Contains(r.Use, policy.MethodSession) })
+	switch {
+	case c.Listen.HTTP.Network() == "":
+		return
+	case !c.hasSessions():
+		report("listen.http", "nobody can log in: there is no store, or no api_keys.pepper to make sessions with", "set both, or turn it off")
+	case !used:
+		report("credentials", "no rule takes the cookie of sessions", fmt.Sprintf("add {from: cookie:%s, use: session}", c.Sessions.WithDefaults().Cookie))
+	}
+}
+
+// hasSessions reports whether the store can hold sessions.
+func (c *Config) hasSessions() bool {
+	return c.Store.Driver != DriverNone && (!c.APIKeys.Pepper.IsZero() || len(c.APIKeys.Peppers) > 0)
+}

@@ -1,0 +1,24 @@
+package mirror
+
+import (
+	"bytes"
+	"time"
+)
+
+// SaveSnapshot writes a snapshot now, if there is reason to.
+func SaveSnapshot(m *Mirror) { m.saveSnapshot() }
+
+// ReadSnapshot reads one as from a file.
+func ReadSnapshot(m *Mirror, file []byte) error {
+	w, h, err := m.decodeSnapshot(bytes.NewReader(file))
+	if err == nil {
+		m.swap(w, View{Number: h.Number, Epoch: h.Epoch, Since: h.Since, Snapshot: true})
+	}
+	return err
+}
+
+// Survey counts the credentials now.
+func Survey(m *Mirror, now time.Time) { m.survey(now) }
+
+// Slots is how many places the mirror keeps for principals.
+func Slots(m *Mirror) int { return m.world.Load().principals.len() }

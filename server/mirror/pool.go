@@ -1,0 +1,142 @@
+package mirror
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"hash/maphash"
+	"sync"
+	"weak"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/store"
+)
+
+// rights are what a principal has, or a credential lists. Many have the same, so
+// equal ones are one value.
+type rights struct {
+	Roles, Scopes, Permissions []string
+}
+
+// profile is what many credentials have in common.
+type profile struct {
+	rights
+	Type        store.CredentialType
+	Environment string
+	Metadata    map[string]any
+	Constraints *policy.Constraints
+	// Parent is the id of the credential with which it falls, Successor of the one
+	// that took its place.
+	Parent, Successor string
+}
+
+// person is what many principals have in common.
+type person struct {
+	rights
+	Kind     policy.Kind
+	Metadata map[string]any
+}
+
+// pool makes equal values one. It keeps none alive that nobody uses: a sweep
+// forgets those that the garbage collector has taken.
+type pool[V any] struct {
+	mu    sync.Mutex
+	seed  maphash.Seed
+	known map[uint64][]weak.Pointer[pooled[V]]
+	count int
+	sweep int // the count at which to sweep
+}
+
+// pooled is a value with the text that tells it from any other.
+type pooled[V any] struct {
+	value V
+	text  string
+}
+
+func newPool[V any]() *pool[V] {
+	return &pool[V]{seed: maphash.MakeSeed(), known: map[uint64][]weak.Pointer[pooled[V]]{}, sweep: 1024}
+}
+
+// intern returns the value of the pool that is equal to the given one.
+func intern[V any, P interface {
+	*V
+	appendText([]byte) ([]byte, error)
+}](p *pool[V], v P) (*pooled[V], error) {
+	var scratch [512]byte
+	text, err := v.appendText(scratch[:0])
+	if err != nil {
+		return nil, err
+	}
+	return p.of(text, *v), nil
+}
+
+// of returns the value that has the text, or makes the given one it.
+func (p *pool[V]) of(text []byte, v V) *pooled[V] {
+	h := maphash.Bytes(p.seed, text)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.known[h] {
+		if same := w.Value(); same != nil && same.text == string(text) {
+			return same
+		}
+	}
+	fresh := &pooled[V]{value: v, text: string(text)}
+	p.known[h] = append(p.known[h], weak.Make(fresh))
+	if p.count++; p.count >= p.sweep {
+		p.forget()
+	}
+	return fresh
+}
+
+func (p *pool[V]) forget() {
+	p.count = 0
+	for h, all := range p.known {
+		kept := all[:0]
+		for _, w := range all {
+			if w.Value() != nil {
+				kept = append(kept, w)
+			}
+		}
+		p.count += len(kept)
+		if p.known[h] = kept; len(kept) == 0 {
+			delete(p.known, h)
+		}
+	}
+	p.sweep = max(1024, 2*p.count)
+}
+
+// appendText appends everything in the profile: texts with their lengths, lists
+// with the number of their items, and what few have in JSON.
+func (p *profile) appendText(b []byte) ([]byte, error) {
+	b = p.rights.appendText(b)
+	for _, text := range [...]string{string(p.Type), p.Environment, p.Parent, p.Successor} {
+		b = appendCounted(b, text)
+	}
+	if p.Metadata == nil && p.Constraints == nil {
+		return b, nil
+	}
+	rest, err := json.Marshal([]any{p.Metadata, p.Constraints})
+	return append(b, rest...), err
+}
+
+func (p *person) appendText(b []byte) ([]byte, error) {
+	b = appendCounted(p.rights.appendText(b), string(p.Kind))
+	if p.Metadata == nil {
+		return b, nil
+	}
+	rest, err := json.Marshal(p.Metadata)
+	return append(b, rest...), err
+}
+
+func (r *rights) appendText(b []byte) []byte {
+	for _, list := range [...][]string{r.Roles, r.Scopes, r.Permissions} {
+		b = binary.AppendUvarint(b, uint64(len(list)))
+		for _, text := range list {
+			b = appendCounted(b, text)
+		}
+	}
+	return b
+}
+
+func appendCounted(b []byte, text string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
+}

@@ -1,0 +1,74 @@
+package mirror
+
+import (
+	"slices"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/store"
+)
+
+// narrow gives a principal the rights that a credential has at the moment (see
+// store.Credential):
+//
+//	api_key  what it lists; if it lists nothing at all, what its principal has
+//	pat      roles: the user's, and of those only the ones it lists if it lists any
+//	         scopes: those it lists; if the user has any, only what is common
+//	         permissions: the user's; if it lists any, see policy.Narrowed
+//	token    what its principal has
+//
+// So whatever a user loses, all tokens of that user lose at once.
+func narrow(p *policy.Principal, sort store.CredentialType, own, of *rights) {
+	switch {
+	case sort == store.APIKey && !own.none():
+		p.Roles, p.Scopes, p.Permissions = own.Roles, own.Scopes, own.Permissions
+	case sort == store.PAT:
+		p.Roles, p.Scopes, p.Permissions = of.Roles, own.Scopes, of.Permissions
+		if len(own.Roles) > 0 || len(own.Permissions) > 0 {
+			p.Roles = common(of.Roles, own.Roles)
+		}
+		if len(of.Scopes) > 0 {
+			p.Scopes = common(own.Scopes, of.Scopes)
+		}
+		if len(own.Permissions) > 0 {
+			p.Permissions = common(of.Permissions, own.Permissions)
+			p.Narrowed = &policy.Narrowed{Permissions: own.Permissions, UserRoles: of.Roles, UserPermissions: of.Permissions}
+		}
+	default:
+		p.Roles, p.Scopes, p.Permissions = of.Roles, of.Scopes, of.Permissions
+	}
+}
+
+func (r *rights) none() bool { return len(r.Roles)+len(r.Scopes)+len(r.Permissions) == 0 }
+
+// common returns what both lists hold, in the order of the first.
+func common(a, b []string) []string {
+	var both []string
+	for _, s := range a {
+		if slices.Contains(b, s) {
+			both = append(both, s)
+		}
+	}
+	return both
+}
+
+// secondFactors are the methods of RFC 8176 that show more than something known.
+var secondFactors = []string{"mfa", "mca", "otp", "hwk", "swk", "sc", "fpt", "face", "iris", "retina"}
+
+// knowledge are those that show no more than that.
+var knowledge = []string{"pwd", "pin", "kba"}
+
+// assuranceOf is the level of a session: 4 if a second factor or a key of hardware
+// or software was shown, 1 if only something known was, or nobody says what, and 2
+// otherwise.
+func assuranceOf(amr []string) int {
+	level := 1
+	for _, m := range amr {
+		switch {
+		case slices.Contains(secondFactors, m):
+			return 4
+		case !slices.Contains(knowledge, m):
+			level = 2
+		}
+	}
+	return level
+}

@@ -1,0 +1,265 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/admin"
+	"github.com/postern-auth/postern/server/audit"
+	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/authn/apikey"
+	"github.com/postern-auth/postern/server/authn/session"
+	"github.com/postern-auth/postern/server/check"
+	"github.com/postern-auth/postern/server/door/login"
+	"github.com/postern-auth/postern/server/mirror"
+	"github.com/postern-auth/postern/server/password"
+	"github.com/postern-auth/postern/server/registry"
+	"github.com/postern-auth/postern/server/seal"
+	"github.com/postern-auth/postern/server/store"
+	"github.com/postern-auth/postern/server/store/memory"
+	"github.com/postern-auth/postern/server/store/postgres"
+	"github.com/postern-auth/postern/server/store/sqlite"
+)
+
+// plane is the credential plane of a replica: the store, the mirror that follows it,
+// and the registry that writes. It is made when the server starts and outlives
+// configurations; nil where there is no store.
+type plane struct {
+	store    store.Store
+	mirror   *mirror.Mirror
+	registry *registry.Registry
+	// sessions is nil without a pepper.
+	sessions *session.Authenticator
+	log      *slog.Logger
+}
+
+// newPlane opens the store and reads it. A database that does not answer is no reason
+// not to start: until it does, this replica knows nothing, or what its snapshot says,
+// and denies or answers as store.mode has it.
+func newPlane(ctx context.Context, cfg *Config, log *slog.Logger, now func() time.Time) (_ *plane, err error) {
+	peppers, err := apikey.NewPeppers(cfg.APIKeys)
+	if err != nil {
+		return nil, err
+	}
+	st, err := openStore(ctx, cfg, now)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	if st == nil {
+		return nil, nil
+	}
+	p := &plane{store: st, log: log}
+	p.mirror = mirror.New(mirror.Config{
+		Mode: mirror.Mode(cfg.Store.Mode), MaxStale: cfg.Store.MaxStale, Snapshot: cfg.Store.Snapshot.String(),
+	}, st, mirror.Deps{Now: now, Peppers: peppers, Logger: log, Ending: p.ending})
+	passwords, err := password.New(password.Config{}, password.Deps{Peppers: peppers})
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	p.registry = newRegistry(cfg, st, peppers, passwords, now)
+	if !peppers.None() {
+		p.sessions, err = session.New(session.Config{Prefix: cfg.APIKeys.Prefix}, session.Deps{Index: p.mirror.Sessions(), Peppers: peppers, Now: now})
+		if err != nil {
+			return nil, errors.Join(err, st.Close())
+		}
+	}
+	if err := p.mirror.Load(ctx); err != nil {
+		if errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrNewer) {
+			return nil, errors.Join(err, st.Close())
+		}
+		log.Error("the store does not answer; nothing is allowed by a credential until it does", "error", err)
+	}
+	return p, nil
+}
+
+func newRegistry(cfg *Config, st store.Store, peppers *seal.Peppers, passwords registry.Passwords, now func() time.Time) *registry.Registry {
+	return registry.New(registry.Config{
+		Prefix: cfg.APIKeys.Prefix,
+		MaxTTL: cfg.Tenants.MaxTTL, MaxPATs: cfg.Tenants.MaxPATs, MaxGrace: cfg.Tenants.MaxGrace, UnusedFor: cfg.Tenants.UnusedFor,
+		SessionIdle: cfg.Sessions.Idle, SessionMax: cfg.Sessions.Max,
+		LoginTries: cfg.Sessions.LoginTries, LoginWindow: cfg.Sessions.LoginWindow,
+	}, st, registry.Deps{Now: now, Peppers: peppers, Passwords: passwords})
+}
+
+// openStore returns nil where the configuration has none.
+func openStore(ctx context.Context, cfg *Config, now func() time.Time) (store.Store, error) {
+	switch cfg.Store.Driver {
+	case DriverMemory:
+		return memory.New(now), nil
+	case DriverSQLite:
+		return sqlite.Open(ctx, cfg.Store.Path.String(), sqlite.Options{Now: now})
+	case DriverPostgres:
+		open := func(ctx context.Context) (store.Store, error) {
+			return postgres.Open(ctx, cfg.Store.DSN.Reveal(), postgres.Options{Now: now})
+		}
+		st, err := open(ctx)
+		if err == nil || errors.Is(err, store.ErrNewer) || errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrReadOnly) {
+			return st, err
+		}
+		return &reopened{open: open, err: err}, nil
+	}
+	return nil, nil
+}
+
+// run follows the store and does what time demands, until ctx ends.
+func (p *plane) run(ctx context.Context) {
+	var all sync.WaitGroup
+	all.Go(func() { _ = p.mirror.Run(ctx) })
+	all.Go(func() { p.maintain(ctx) })
+	all.Wait()
+}
+
+// maintenance is how often the registry does what time demands.
+const maintenance = 5 * time.Minute
+
+func (p *plane) maintain(ctx context.Context) {
+	tick := time.NewTicker(maintenance)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		done, err := p.registry.Maintain(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			p.log.Warn("maintenance of the store failed; it is tried again", "error", err)
+		case done.Disabled > 0:
+			p.log.Info("credentials that nobody used were disabled", "event", "credential_unused", "credentials", done.Disabled)
+		}
+	}
+}
+
+func (p *plane) ending(e mirror.Ending) {
+	p.log.Warn("a credential will expire soon", "event", "credential_expiring", "credential", e.Credential,
+		"tenant", e.Tenant, "principal", e.Principal, "name", e.Name, "at", e.At, "days", e.Days)
+}
+
+func (p *plane) close() error {
+	if p == nil {
+		return nil
+	}
+	return p.store.Close()
+}
+
+// condition says whether this replica hears of what changes in the store.
+func (p *plane) condition(now time.Time) admin.Condition {
+	view, status := p.mirror.View(), p.mirror.Status()
+	c := admin.Condition{Name: "store", Ready: view.State(now) != mirror.Blind, Detail: fmt.Sprintf("change %d", view.Number)}
+	if status.Err != nil {
+		c.Detail += ", and then not heard of for " + view.Age(now).Round(time.Millisecond).String() + ": " + status.Err.Error()
+	}
+	return c
+}
+
+// indexes are where API keys are looked for besides the keys file.
+func (p *plane) indexes() []authn.Index {
+	if p == nil {
+		return nil
+	}
+	return []authn.Index{p.mirror.Credentials()}
+}
+
+// sight is what the mirror has seen, for the checker.
+func (p *plane) sight() func() check.Sight {
+	if p == nil {
+		return nil
+	}
+	return func() check.Sight { return sight{p.mirror.View()} }
+}
+
+type sight struct{ *mirror.View }
+
+// Freshness implements check.Sight.
+func (s sight) Freshness(now time.Time) check.Freshness {
+	switch s.State(now) {
+	case mirror.Fresh:
+		return check.Fresh
+	case mirror.Stale:
+		return check.Stale
+	}
+	return check.Blind
+}
+
+// Record implements audit.Recorder: it counts what credentials are used for.
+func (p *plane) Record(r *audit.Record) {
+	who := r.Decision.Principal
+	if who == nil || who.Issuer != apikey.Issuer || who.CredentialID == "" {
+		return
+	}
+	route := ""
+	if r.Decision.Route != nil {
+		route = r.Decision.Route.Name
+	}
+	p.mirror.Used(who.CredentialID, route, r.Decision.Allowed, r.Time)
+}
+
+// revocations asks several denylists.
+type revocations []check.Revocations
+
+// Revoked implements check.Revocations.
+func (all revocations) Revoked(s *authn.Subject) (policy.Reason, bool) {
+	for _, list := range all {
+		if reason, revoked := list.Revoked(s); revoked {
+			return reason, true
+		}
+	}
+	return policy.ReasonUnspecified, false
+}
+
+// adminAPI adds the admin API to what the admin listener serves. It needs a store.
+func (s *Server) adminAPI(ctx context.Context, c *admin.Config, cfg *Config) error {
+	if s.plane == nil {
+		return nil
+	}
+	var roles = os.DirFS(cfg.AdminAPI.Roles.String())
+	if cfg.AdminAPI.Roles == "" {
+		roles = nil
+	}
+	snapshot, err := admin.LoadPolicy(ctx, roles)
+	if err != nil {
+		return fmt.Errorf("admin_api.roles: %w", err)
+	}
+	c.Authenticate, c.Authorizer = s.identify, admin.NewAuthorizer(snapshot)
+	c.Registry, c.Logger, c.Now = s.plane.registry, s.log, s.now
+	if s.plane.sessions != nil {
+		c.Browser = func(made *store.Session, secret policy.Secret) (setCookie, csrfToken string) {
+			return cfg.Sessions.SetCookie(secret).Reveal(), s.plane.sessions.CSRFToken(made.ID).Reveal()
+		}
+	}
+	return nil
+}
+
+// identify says who calls the admin API. Somebody else's word counts only where the
+// configuration says so: their roles mean nothing here otherwise.
+func (s *Server) identify(ctx context.Context, a *policy.Attributes) (policy.Decision, *policy.Constraints) {
+	d, limits := s.live.Identify(ctx, a)
+	if p := d.Principal; d.Allowed && p.Issuer != apikey.Issuer && !s.current.Load().cfg.AdminAPI.believes(p.Issuer) {
+		r := policy.ReasonIssuerUntrusted
+		return policy.Decision{ID: d.ID, Reason: r, Status: r.Status(), Message: r.Message()}, nil
+	}
+	return d, limits
+}
+
+// loginHandler serves /login, /logout and /session.
+func (s *Server) loginHandler(cfg *Config) (*login.Handler, error) {
+	reader, err := requestReader(cfg)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range cfg.Sessions.Warnings() {
+		s.log.Warn("sessions", "warning", w)
+	}
+	return login.New(cfg.Sessions, login.Deps{
+		Accounts: login.AccountsOf(s.plane.registry, s.plane.mirror.WaitFor),
+		Prover:   &s.live, Tokens: s.plane.sessions, Reader: reader,
+		InsecurePlaintext: cfg.Plaintext.InsecureAccept, Logger: s.log, Now: s.now,
+	}), nil
+}

@@ -1,0 +1,222 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/postern-auth/postern/server/store"
+)
+
+// EndRequest names a record and says why it is ended.
+type EndRequest struct {
+	ID, Etag string
+	// Reason goes to the record and the audit log: at most 256 bytes.
+	Reason string
+}
+
+// ending says that something ends now.
+func (o *operation) ending(reason string) *store.Ending {
+	return &store.Ending{At: o.now, Reason: reason, By: scrub(o.actor.Name())}
+}
+
+// because checks a reason and notes it. A secret in it is taken out rather than
+// refused: who revokes it is in a hurry.
+func (o *operation) because(reason *string) error {
+	var f faults
+	*reason = scrub(*reason)
+	f.text("reason", *reason, maxReason)
+	o.entry.Reason = *reason
+	return f.err()
+}
+
+// DisableCredential turns a credential off. One that is off stays as it is.
+func (r *Registry) DisableCredential(ctx context.Context, call Call, req EndRequest) (*Credential, Change, error) {
+	return r.onCredential(ctx, call, "credential.disable", req, req.ID, req.Etag, func(o *operation, c *store.Credential) error {
+		if err := o.because(&req.Reason); err != nil {
+			return err
+		}
+		if err := mustBe(c, o.now, Active, Pending, Rotating, Disabled, Expired); err != nil {
+			return err
+		}
+		if c.Disabled != nil {
+			return nil
+		}
+		c.Disabled, c.UpdatedAt = o.ending(req.Reason), o.now
+		return o.put(c, "the id")
+	})
+}
+
+// EnableCredential turns a credential on again. One that is on stays as it is.
+func (r *Registry) EnableCredential(ctx context.Context, call Call, req EndRequest) (*Credential, Change, error) {
+	return r.onCredential(ctx, call, "credential.enable", req, req.ID, req.Etag, func(o *operation, c *store.Credential) error {
+		if err := o.because(&req.Reason); err != nil {
+			return err
+		}
+		if c.Revoked != nil {
+			return mustBe(c, o.now, Active)
+		}
+		if c.Disabled == nil {
+			return nil
+		}
+		c.Disabled, c.UpdatedAt = nil, o.now
+		return o.put(c, "the id")
+	})
+}
+
+// RevokeCredential ends a credential and its children for good, and returns how
+// many children fell. One that was revoked stays as it is.
+func (r *Registry) RevokeCredential(ctx context.Context, call Call, req EndRequest) (*Credential, int, Change, error) {
+	var revoked Credential
+	var fell int
+	change, err := r.change(ctx, call, action{"credential.revoke", same}, req, func(o *operation) error {
+		c, err := o.credential(req.ID, req.Etag)
+		if err != nil {
+			return err
+		}
+		ids, err := o.revoke([]*store.Credential{c}, req.Reason)
+		if err != nil {
+			return err
+		}
+		fell = 0
+		for _, id := range ids {
+			if id != c.ID {
+				fell++
+			}
+		}
+		o.detail("cascaded", strconv.Itoa(fell))
+		o.made = c.ID + " " + strconv.Itoa(fell)
+		revoked = o.view(c)
+		return nil
+	}, func(o *operation, made string) error {
+		id, count, _ := strings.Cut(made, " ")
+		fell, _ = strconv.Atoi(count)
+		c, err := o.credential(id, "")
+		if err == nil {
+			revoked = o.view(c)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, 0, change, err
+	}
+	return &revoked, fell, change, nil
+}
+
+// BatchRevokeRequest says what to revoke: either IDs, at most 1000, or all of a
+// principal, or all of a tenant.
+type BatchRevokeRequest struct {
+	IDs []string
+	// Tenant and Principal are used without IDs. With Principal, Tenant is the
+	// principal's and may be empty.
+	Tenant, Principal string
+	Reason            string
+}
+
+// BatchRevokeCredentials ends many credentials and their children in one change,
+// and returns the ids of those that were not revoked before, children included. An
+// id that is not there fails the call. A repeated call gets the first 1000 ids.
+func (r *Registry) BatchRevokeCredentials(ctx context.Context, call Call, req BatchRevokeRequest) ([]string, Change, error) {
+	var ids []string
+	change, err := r.change(ctx, call, action{"credential.revoke_batch", same}, req, func(o *operation) error {
+		named, err := o.batch(req)
+		if err != nil {
+			return err
+		}
+		if ids, err = o.revoke(named, req.Reason); err != nil {
+			return err
+		}
+		o.entry.Tenant = o.actor.Tenant
+		if req.Tenant != "" {
+			o.entry.Tenant = req.Tenant
+		}
+		o.entry.Target = ""
+		o.detail("revoked", strconv.Itoa(len(ids)))
+		o.made = strings.Join(ids[:min(len(ids), maxRows)], " ")
+		return nil
+	}, func(_ *operation, made string) error {
+		ids = strings.Fields(made)
+		return nil
+	})
+	if err != nil {
+		return nil, change, err
+	}
+	return ids, change, nil
+}
+
+// batch reads the credentials that a request names.
+func (o *operation) batch(req BatchRevokeRequest) (named []*store.Credential, err error) {
+	all := req.Tenant != "" || req.Principal != ""
+	switch {
+	case len(req.IDs) > maxRows:
+		return nil, fail(InvalidField, "ids", "has %d items; at most %d are allowed", len(req.IDs), maxRows)
+	case all == (len(req.IDs) > 0):
+		return nil, fail(InvalidField, "ids", "or tenant or principal_id are needed, and not both")
+	}
+	var f faults
+	for i, id := range req.IDs {
+		if slices.Index(req.IDs, id) < i {
+			continue
+		}
+		c, err := o.credential(id, "")
+		if err != nil {
+			if err = f.also(err, "ids["+strconv.Itoa(i)+"]"); !errors.As(err, new(*Error)) {
+				return nil, err
+			}
+			continue
+		}
+		named = append(named, c)
+	}
+	if err := f.err(); err != nil || !all {
+		return named, err
+	}
+	q := store.Query{Tenant: req.Tenant}
+	if req.Principal != "" {
+		p, err := o.principal(req.Tenant, req.Principal, "")
+		if err != nil {
+			return nil, err
+		}
+		q.Owner = p.Key()
+	} else if _, err := o.tenant(req.Tenant, ""); err != nil {
+		return nil, err
+	}
+	return named, each[store.Credential](o.tx, q, func(c *store.Credential) error {
+		named = append(named, c)
+		return nil
+	})
+}
+
+// revoke ends credentials and what falls with them, and returns the ids of those
+// that were not revoked before.
+func (o *operation) revoke(named []*store.Credential, reason string) (ids []string, err error) {
+	if err := o.because(&reason); err != nil {
+		return nil, err
+	}
+	done := map[string]bool{}
+	end := func(c *store.Credential, why string) error {
+		if done[c.ID] || c.Revoked != nil {
+			return nil
+		}
+		done[c.ID] = true
+		ids = append(ids, c.ID)
+		c.Revoked, c.UpdatedAt = o.ending(why), o.now
+		return o.put(c, "the id")
+	}
+	for _, c := range named {
+		if err := end(c, reason); err != nil {
+			return nil, err
+		}
+		children, err := o.children(c)
+		if err != nil {
+			return nil, err
+		}
+		for _, child := range children {
+			if err := end(child, "its parent "+c.ID+" was revoked"); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return ids, nil
+}

@@ -1,0 +1,326 @@
+package registry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/seal"
+	"github.com/postern-auth/postern/server/store"
+)
+
+// What a request may hold.
+const (
+	maxName        = 200     // bytes of a display name
+	maxReason      = 256     // bytes of a reason
+	maxPrincipalID = 128     // bytes
+	maxTenantID    = 64      // bytes
+	maxRight       = 128     // bytes of one role, scope or permission
+	maxRights      = 256     // items of one list of them
+	maxMetadata    = 8 << 10 // bytes as JSON (T-07)
+	maxLimits      = 64      // items of one list of constraints
+	maxLimit       = 512     // bytes of one of them
+	maxLabels      = 64      // labels of a tenant, notes on a session
+	maxLabelKey    = 64      // bytes
+	maxLabelValue  = 512     // bytes
+	maxRows        = 1000    // rows of an import, ids of a batch
+)
+
+// printable reports whether people can read a text and logs can hold it: UTF-8 of
+// graphic characters and spaces.
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
+}
+
+// ownSecret finds our own secrets, whatever their prefix, in other texts.
+var ownSecret = regexp.MustCompile(fmt.Sprintf(`[0-9A-Za-z]{%d}_[0-9A-Za-z]{%d}`, seal.IDLen, seal.SecretLen+seal.ChecksumLen))
+
+// holdsSecret reports whether somebody put a secret where everybody can read it.
+func holdsSecret(s string) bool { return ownSecret.MatchString(s) }
+
+// scrub takes secrets out of a text that cannot be refused any more.
+func scrub(s string) string {
+	if len(s) < seal.SecretLen {
+		return s
+	}
+	return ownSecret.ReplaceAllString(s, "[secret]")
+}
+
+// text checks a text for people.
+func (f *faults) text(field, s string, most int) {
+	switch {
+	case len(s) > most:
+		f.field(field, "has %d bytes; at most %d are allowed", len(s), most)
+	case !printable(s):
+		f.field(field, "holds characters that cannot be printed; write one line of plain text")
+	case strings.TrimSpace(s) != s:
+		f.field(field, "begins or ends with a space")
+	case holdsSecret(s):
+		f.field(field, "holds a secret, which everybody could read there: if it is in use, revoke it")
+	}
+}
+
+// principalID checks the id of a principal.
+func (f *faults) principalID(field, id string) {
+	switch {
+	case id == "":
+		f.field(field, "is required")
+	case !isPrincipalID(id):
+		f.field(field, "is at most %d letters, digits and -._~@+:", maxPrincipalID)
+	case holdsSecret(id):
+		f.field(field, "looks like a secret")
+	}
+}
+
+func isPrincipalID(id string) bool {
+	return id != "" && len(id) <= maxPrincipalID && seal.IsBase62(strings.Map(func(c rune) rune {
+		if strings.ContainsRune("-._~@+:", c) {
+			return 'x'
+		}
+		return c
+	}, id))
+}
+
+func isTenantID(id string) bool {
+	return id != "" && len(id) <= maxTenantID && seal.IsBase62(strings.Map(func(c rune) rune {
+		switch {
+		case c >= 'A' && c <= 'Z':
+			return '?'
+		case strings.ContainsRune("-._", c):
+			return 'x'
+		}
+		return c
+	}, id))
+}
+
+// lists are the lists of rights in their order, with their names in the protocol.
+func (g *Rights) lists() []rightsList {
+	return []rightsList{{"roles", &g.Roles}, {"scopes", &g.Scopes}, {"permissions", &g.Permissions}}
+}
+
+type rightsList struct {
+	field string
+	items *[]string
+}
+
+// rights checks how rights are written, and returns them without repetitions.
+func (f *faults) rights(g Rights) Rights {
+	for _, l := range g.lists() {
+		if len(*l.items) > maxRights {
+			f.field(l.field, "has %d items; at most %d are allowed", len(*l.items), maxRights)
+			continue
+		}
+		for i, item := range *l.items {
+			if why := rightFault(l.field, item); why != "" {
+				f.field(fmt.Sprintf("%s[%d]", l.field, i), "%s", why)
+			}
+		}
+		*l.items = distinct(*l.items)
+	}
+	return g
+}
+
+// distinct returns a copy without repetitions, nil for nothing.
+func distinct(items []string) []string {
+	var once []string
+	for _, item := range items {
+		if !slices.Contains(once, item) {
+			once = append(once, item)
+		}
+	}
+	return once
+}
+
+// rightFault says what is wrong with one right. The characters are those of a scope
+// (RFC 6749 section 3.3) without the comma: lists of them travel in header fields,
+// where "reader,admin" must not become two.
+func rightFault(list, s string) string {
+	switch {
+	case s == "":
+		return "is empty"
+	case len(s) > maxRight:
+		return fmt.Sprintf("has %d bytes; at most %d are allowed", len(s), maxRight)
+	case strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune("\"\\,", c) }):
+		return `is ASCII without spaces, commas, quotes and "\"`
+	case holdsSecret(s):
+		return "looks like a secret"
+	case list == "roles":
+		return "" // "*" has no meaning in a role, and is a wildcard all the same
+	}
+	prefix, star := strings.CutSuffix(s, "*")
+	if strings.Contains(prefix, "*") || star && prefix != "" && !strings.ContainsAny(prefix[len(prefix)-1:], ".:/") {
+		return `"*" stands alone or for the whole last part, as in "orders.*"`
+	}
+	return ""
+}
+
+// metadata checks facts for the policy.
+func (f *faults) metadata(field string, m any) {
+	text, err := json.Marshal(m)
+	switch {
+	case err != nil:
+		f.field(field, "cannot be written as JSON")
+	case len(text) > maxMetadata:
+		f.field(field, "has %d bytes as JSON; at most %d are allowed", len(text), maxMetadata)
+	case holdsSecret(string(text)):
+		f.field(field, "holds a secret, which everybody could read there: if it is in use, revoke it")
+	}
+}
+
+// labels checks notes.
+func (f *faults) labels(field string, m map[string]string) {
+	if len(m) > maxLabels {
+		f.field(field, "has %d entries; at most %d are allowed", len(m), maxLabels)
+		return
+	}
+	for k, v := range m {
+		switch {
+		case k == "" || len(k) > maxLabelKey || !printable(k):
+			f.field(field, "a key has 1 to %d printable characters", maxLabelKey)
+		case len(v) > maxLabelValue || !printable(v):
+			f.field(field+"."+k, "has at most %d printable characters", maxLabelValue)
+		case holdsSecret(k) || holdsSecret(v):
+			f.field(field, "holds a secret, which everybody could read there: if it is in use, revoke it")
+		}
+	}
+}
+
+// fields checks an update mask.
+func (f *faults) fields(mask, allowed []string) {
+	if len(mask) == 0 {
+		f.field("update_mask", "names no field; allowed are %s", strings.Join(allowed, ", "))
+	}
+	for _, name := range mask {
+		if !slices.Contains(allowed, name) {
+			f.field("update_mask", "names a field that cannot be changed; allowed are %s", strings.Join(allowed, ", "))
+			return
+		}
+	}
+}
+
+// constraints checks limits and returns a copy in their one form: nil if there are
+// none.
+func (f *faults) constraints(c *policy.Constraints) *policy.Constraints {
+	if c == nil {
+		return nil
+	}
+	c.Faults(func(path, message, suggestion string) {
+		f.field("constraints."+path, "%s: %s", message, suggestion)
+	})
+	limits := *c
+	f.limits("networks", len(c.Networks), func(i int) (string, error) {
+		p, err := policy.ParsePrefix(c.Networks[i].String())
+		if err == nil && p != c.Networks[i] {
+			err = fmt.Errorf("is written as %s", p)
+		}
+		return "", err
+	})
+	f.limits("methods", len(c.Methods), func(i int) (string, error) { return c.Methods[i], methodFault(c.Methods[i]) })
+	f.limits("hosts", len(c.Hosts), func(i int) (string, error) {
+		_, err := policy.ParseHostPattern(c.Hosts[i].String())
+		return c.Hosts[i].String(), err
+	})
+	f.limits("paths", len(c.Paths), func(i int) (string, error) {
+		_, err := policy.ParsePathPattern(c.Paths[i].String())
+		return c.Paths[i].String(), err
+	})
+	f.limits("audiences", len(c.Audiences), func(i int) (string, error) { return c.Audiences[i], nil })
+	f.limits("resources", len(c.Resources), func(i int) (string, error) { return c.Resources[i], nil })
+	f.limits("windows", len(c.Windows), func(i int) (string, error) {
+		if len(c.Windows[i].Days) > 7 {
+			return "", errors.New("names more than seven days")
+		}
+		return "", nil
+	})
+	if isUnlimited(&limits) {
+		return nil
+	}
+	return &limits
+}
+
+// limits checks one list of constraints.
+func (f *faults) limits(name string, n int, at func(i int) (string, error)) {
+	if n > maxLimits {
+		f.field("constraints."+name, "has %d items; at most %d are allowed", n, maxLimits)
+		return
+	}
+	for i := range n {
+		text, err := at(i)
+		field := fmt.Sprintf("constraints.%s[%d]", name, i)
+		switch {
+		case err != nil:
+			f.field(field, "%s", err)
+		case len(text) > maxLimit:
+			f.field(field, "has %d bytes; at most %d are allowed", len(text), maxLimit)
+		case !printable(text):
+			f.field(field, "holds characters that cannot be printed")
+		case holdsSecret(text):
+			f.field(field, "looks like a secret")
+		}
+	}
+}
+
+// methodFault: policy.Constraints.Faults has looked at the letter case.
+func methodFault(m string) error {
+	if strings.ContainsFunc(m, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return errors.New("is no method")
+	}
+	return nil
+}
+
+func isUnlimited(c *policy.Constraints) bool {
+	return len(c.Networks)+len(c.Methods)+len(c.Hosts)+len(c.Paths)+len(c.Audiences)+len(c.Resources)+len(c.Windows) == 0 && !c.RequireTLS
+}
+
+// randomID makes an id like those of seal: twelve base62 digits, all equally likely.
+func randomID(random io.Reader) (string, error) {
+	const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	const fair = 256 / len(alphabet) * len(alphabet)
+	id := make([]byte, 0, seal.IDLen)
+	var chunk [2 * seal.IDLen]byte
+	for range 16 { // a healthy source needs one or two
+		if _, err := io.ReadFull(random, chunk[:]); err != nil {
+			return "", err
+		}
+		for _, c := range chunk {
+			if int(c) < fair && len(id) < seal.IDLen {
+				id = append(id, alphabet[int(c)%len(alphabet)])
+			}
+		}
+		if len(id) == seal.IDLen {
+			return string(id), nil
+		}
+	}
+	return "", errors.New("the random source repeats itself")
+}
+
+// visible returns the tenant that a list is limited to: the actor's own, or the one
+// that is asked for.
+func (a *Actor) visible(tenant string) (string, error) {
+	switch {
+	case a.ID == "":
+		return "", nobody()
+	case a.Tenant == "" || tenant == a.Tenant:
+		return tenant, nil
+	case tenant == "":
+		return a.Tenant, nil
+	}
+	return "", foreign("tenant")
+}
+
+// sees reports whether what is of the tenant is there for the actor. Nobody sees
+// nothing.
+func (a *Actor) sees(tenant string) bool {
+	return a.ID != "" && (a.Tenant == "" || a.Tenant == tenant)
+}
+
+// recordKinds are the kinds that belong to a tenant, what falls first before what it
+// falls with.
+var recordKinds = []store.Kind{store.KindSession, store.KindCredential, store.KindDenial, store.KindPrincipal}

@@ -1,0 +1,213 @@
+// Package registry says what may be done to the records of package store, and does
+// it: tenants, principals, credentials, sessions and the denylist. It knows no wire
+// and no Rego. Whoever calls it has authenticated the caller and asked the policy
+// (server/admin does both); what is here holds whatever the policy says.
+//
+// # One operation, one transaction
+//
+// Every operation that changes something runs as
+//
+//	request id seen?   yes: the earlier result, or an error
+//	read, check        all faults of the request at once
+//	write records      and what falls with them
+//	write audit entry
+//	remember the id
+//
+// in one transaction of the store, so an operation is done whole, with its audit
+// entry, or not at all. ValidateOnly does the same and then lets go of it. What is
+// refused for lack of rights leaves an audit entry as well, in a transaction of its
+// own.
+//
+// # What holds whatever the policy says
+//
+//   - Tenants are apart. An actor of a tenant sees and changes what is of that
+//     tenant; anything else is not there for it. An actor without a tenant is of the
+//     installation and may look at all tenants.
+//   - Nobody grants more than they have: see grant.go.
+//   - Secrets leave once, in the result of the call that made them. Records hold
+//     digests, audit entries and errors hold neither.
+//   - What falls with a record falls in the same transaction: the children of a
+//     credential when it is revoked; credentials, sessions and owned principals of a
+//     principal, and everything of a tenant, when it is deleted.
+//   - Every credential ends some day, at the latest after what its tenant allows.
+package registry
+
+import (
+	"crypto/rand"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/seal"
+	"github.com/postern-auth/postern/server/store"
+)
+
+// Config is what the installation demands where a tenant demands nothing of its
+// own. The zero value stands for the defaults.
+type Config struct {
+	// Prefix starts every secret; "pst" unless set.
+	Prefix string
+	// MaxTTL is the longest life of a credential; 90 days unless set.
+	MaxTTL time.Duration
+	// MaxPATs is how many living personal access tokens a user may have; 20 unless
+	// set.
+	MaxPATs int
+	// UnusedFor disables what was not used for so long; 0: never.
+	UnusedFor time.Duration
+	// MaxGrace is how long a rotated credential may stay good at most; 30 days unless
+	// set.
+	MaxGrace time.Duration
+	// Bound is the time after which every replica knows of a change, or refuses to
+	// answer; 1 s unless set.
+	Bound time.Duration
+	// SessionIdle and SessionMax bound sessions; 30 minutes and 8 hours unless set.
+	SessionIdle, SessionMax time.Duration
+	// SessionOverlap is how long a rotated session stays good, for requests that are
+	// on their way; 10 s unless set, which is also the most.
+	SessionOverlap time.Duration
+	// LoginTries is how many wrong passwords in LoginWindow lock a user out for as
+	// long; 5 in 15 minutes unless set.
+	LoginTries  int
+	LoginWindow time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	if c.Prefix == "" {
+		c.Prefix = seal.DefaultPrefix
+	}
+	positive(&c.MaxTTL, 90*day)
+	positive(&c.MaxPATs, 20)
+	positive(&c.MaxGrace, 30*day)
+	positive(&c.Bound, time.Second)
+	positive(&c.SessionIdle, 30*time.Minute)
+	positive(&c.SessionMax, 8*time.Hour)
+	positive(&c.SessionOverlap, maxOverlap)
+	c.SessionOverlap = min(c.SessionOverlap, maxOverlap)
+	positive(&c.LoginTries, 5)
+	positive(&c.LoginWindow, 15*time.Minute)
+	return c
+}
+
+func positive[T int | time.Duration](v *T, otherwise T) {
+	if *v <= 0 {
+		*v = otherwise
+	}
+}
+
+const day = 24 * time.Hour
+
+// maxOverlap bounds how long two secrets of one session are good (S-03).
+const maxOverlap = 10 * time.Second
+
+// Deps are what a Registry works with.
+type Deps struct {
+	// Now is the clock; time.Now unless set.
+	Now func() time.Time
+	// Random makes ids and secrets; crypto/rand.Reader unless set.
+	Random io.Reader
+	// Peppers make digests. Without any, nothing can be issued: NOT_CONFIGURED.
+	Peppers *seal.Peppers
+	// Passwords hashes them. Nil: there are no passwords, NOT_CONFIGURED.
+	Passwords Passwords
+}
+
+// Registry keeps the records of a store in order. It is safe for concurrent use.
+type Registry struct {
+	cfg       Config
+	store     store.Store
+	now       func() time.Time
+	random    io.Reader
+	peppers   *seal.Peppers
+	passwords Passwords
+	logins    *lockout
+}
+
+// New returns a Registry over a store.
+func New(cfg Config, st store.Store, deps Deps) *Registry {
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.Random == nil {
+		deps.Random = rand.Reader
+	}
+	cfg = cfg.withDefaults()
+	return &Registry{
+		cfg: cfg, store: st,
+		now:    func() time.Time { return store.Micro(deps.Now()) },
+		random: deps.Random, peppers: deps.Peppers, passwords: deps.Passwords,
+		logins: newLockout(cfg.LoginTries, cfg.LoginWindow),
+	}
+}
+
+// Rights are what somebody may do. What the names mean is the policy's business;
+// permissions and scopes may end in "*", as in "orders.*".
+type Rights struct {
+	Roles, Scopes, Permissions []string
+}
+
+// Actor is who calls, as far as it matters here.
+type Actor struct {
+	// Tenant and ID name the principal; an actor without a tenant is of the
+	// installation, one without an id is nobody and can do nothing.
+	Tenant, ID string
+	// Credential is the id of the credential that proved it.
+	Credential string
+	// Rights are what it has through that credential now: the bound of what it can
+	// grant. Permissions that its roles stand for count only if they are listed.
+	Rights Rights
+	// Narrowed is set if its permissions, those of its roles included, are cut down
+	// to the listed ones (policy.Narrowed.Permissions), as those of a fine-grained
+	// token are. It can then pass on nothing that is not cut down likewise.
+	Narrowed []string
+	// Constraints are those of its credential. What it issues is held by them too.
+	Constraints *policy.Constraints
+	// Unlimited lets it grant rights that it does not have, in the tenants that it
+	// sees, and without its constraints. Admin roles and permissions of Postern's own
+	// ("postern.…") it must still have.
+	Unlimited bool
+	// Wildcard lets it grant rights with a "*", if the call says so as well: it has
+	// the permission postern.credentials.wildcard.
+	Wildcard bool
+}
+
+// Name is how records and audit entries name the actor: "tenant/id".
+func (a *Actor) Name() string { return store.PrincipalKey(a.Tenant, a.ID) }
+
+// Call is what every operation is told besides its request.
+type Call struct {
+	Actor Actor
+	// RequestID makes the call safe to repeat for a day: at most 128 printable
+	// characters, of the actor's choosing. The same request again gets the earlier
+	// result, or SECRET_NOT_REPEATED where that held a secret; another request,
+	// REQUEST_ID_REUSED. Empty: every call counts.
+	RequestID string
+	// ValidateOnly runs all checks and changes nothing. Ids and secrets of what would
+	// be made are empty, and the Change is zero.
+	ValidateOnly bool
+}
+
+// Change says what a call changed and from when on that holds everywhere. It is
+// zero if nothing was to be changed.
+type Change struct {
+	// Number is its place in the feed of changes.
+	Number int64
+	// CommittedAt is when it was committed.
+	CommittedAt time.Time
+	// EffectiveAt is when no replica lets anything through any more that the change
+	// forbids.
+	EffectiveAt time.Time
+}
+
+// Etag is the text that stands for the version of a record.
+func Etag(version int64) string { return "v" + strconv.FormatInt(version, 36) }
+
+// Page is a part of a list.
+type Page struct {
+	// Size is how many to return at most; 0 means 50, the most is store.MaxPage.
+	Size int
+	// Token is where to go on: what the last call returned. It only fits the query
+	// that it came from. A page may hold fewer than Size, even none, and still have
+	// a token for the next one.
+	Token string
+}
