@@ -21,6 +21,7 @@ import (
 	"github.com/postern-auth/postern/server/canonical"
 	"github.com/postern-auth/postern/server/check"
 	"github.com/postern-auth/postern/server/jose"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // parts are everything that one configuration makes. A reload assembles the next
@@ -289,7 +290,7 @@ func trust(callers []Caller) map[string]check.Trust {
 
 func quarantine(cfg *Config, keys *apikey.Authenticator, log *slog.Logger) func(*policy.Principal) {
 	return func(p *policy.Principal) {
-		done := cfg.Plaintext.Quarantine && p.Issuer == apikey.Issuer && keys.Quarantine(p.CredentialID)
+		done := cfg.Plaintext.Quarantine && p.Issuer == seal.Issuer && keys.Quarantine(p.CredentialID)
 		log.Warn("a good credential was sent over plaintext: somebody may have read it",
 			"event", "credential_over_plaintext", "credential", p.CredentialID, "method", p.Method, "quarantined", done)
 	}

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
+	"github.com/postern-auth/postern/server/admin"
 	"github.com/postern-auth/postern/server/door"
 	"github.com/postern-auth/postern/server/door/extauthz"
 )
@@ -163,14 +164,18 @@ func (c *callers) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	return next(ctx, req)
 }
 
-// http refuses who may not look at the admin listener. Health is open, as above.
+// http refuses who may not look at the admin listener. Health is open, as above, but
+// what is wrong can name files, hosts and database users, and strangers are not told.
 func (c *callers) http(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/healthz" && r.URL.Path != "/readyz" {
-			if _, ok := c.find(asRPC(r)); !ok {
-				http.Error(w, errNotCaller.Error(), http.StatusForbidden)
-				return
-			}
+		_, listed := c.find(asRPC(r))
+		switch {
+		case listed:
+		case r.URL.Path == "/healthz", r.URL.Path == "/readyz":
+			r = r.WithContext(admin.WithoutDetail(r.Context()))
+		default:
+			http.Error(w, errNotCaller.Error(), http.StatusForbidden)
+			return
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -13,10 +13,12 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -32,6 +34,7 @@ import (
 
 	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/admin"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -122,6 +125,7 @@ func run(t *testing.T, change func(*Config)) (*Server, Addresses) {
 		Load: func() (*Config, error) {
 			cfg := Default()
 			cfg.Listen = Listen{GRPC: loopback(0), Admin: loopback(0)}
+			cfg.Store.Driver = DriverMemory // the default is a file beside the test
 			if change != nil {
 				change(cfg)
 			}
@@ -329,6 +333,26 @@ func TestUnlistedGatewayIsDenied(t *testing.T) {
 	}
 	if got := ask(t, at, insecure.NewCredentials(), ""); got != codes.PermissionDenied {
 		t.Errorf("CheckService: %v", got)
+	}
+}
+
+// Strangers hear whether a replica is ready, and not what is wrong with it.
+func TestStrangersHearNoDetail(t *testing.T) {
+	t.Parallel()
+	var c callers
+	c.set([]Caller{{Name: "ops", CIDRs: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}})
+	h := c.http(admin.Handler(admin.Config{
+		Metrics: http.NotFoundHandler(), Decisions: &admin.Decisions{},
+		Conditions: func() []admin.Condition { return []admin.Condition{{Name: "store", Detail: "user=postern"}} },
+	}))
+	for from, want := range map[string]bool{"192.0.2.7:1": true, "198.51.100.7:1": false} {
+		r := httptest.NewRequest(http.MethodGet, "/readyz", nil)
+		r.RemoteAddr = from
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if body := w.Body.String(); w.Code != 503 || !strings.Contains(body, `"store"`) || strings.Contains(body, "user=postern") != want {
+			t.Errorf("%s: %d %s", from, w.Code, body)
+		}
 	}
 }
 

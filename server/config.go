@@ -15,6 +15,8 @@ import (
 	"github.com/postern-auth/postern/server/door"
 	"github.com/postern-auth/postern/server/door/extauthz"
 	"github.com/postern-auth/postern/server/door/login"
+	"github.com/postern-auth/postern/server/mirror"
+	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -112,13 +114,14 @@ type Config struct {
 
 // Default returns the configuration of a file that says nothing.
 func Default() *Config {
+	tenants := registry.Config{}.WithDefaults()
 	return &Config{
 		Version:       1,
 		Listen:        Listen{GRPC: loopback(9191), Admin: loopback(9192)},
 		Credentials:   defaultCredentials(),
 		APIKeys:       apikey.Config{Prefix: "pst", MaxFileSize: 512 * strictyaml.MiB, MaxAge: 90 * 24 * time.Hour},
-		Store:         Store{Driver: DriverSQLite, Path: "postern.db", Mode: ModeStrict, MaxStale: 10 * time.Minute},
-		Tenants:       Tenants{MaxTTL: 90 * 24 * time.Hour, MaxPATs: 50, MaxGrace: 7 * 24 * time.Hour},
+		Store:         Store{Driver: DriverSQLite, Path: "postern.db", Mode: mirror.Strict, MaxStale: mirror.Config{}.WithDefaults().MaxStale},
+		Tenants:       Tenants{MaxTTL: tenants.MaxTTL, MaxPATs: tenants.MaxPATs, MaxGrace: tenants.MaxGrace},
 		Sessions:      login.Config{}.WithDefaults(),
 		Request:       defaultRequest(),
 		Upstream:      Upstream{Headers: defaultHeaders()},

@@ -340,7 +340,7 @@ func (c *Config) checkRanges(report report) {
 	duration("shutdown.drain", c.Shutdown.Drain, 0, 10*time.Minute)
 	duration("store.max_stale", c.Store.MaxStale, time.Second, 24*time.Hour)
 	duration("tenants.max_ttl", c.Tenants.MaxTTL, time.Minute, tenYears)
-	duration("tenants.max_grace", c.Tenants.MaxGrace, 0, tenYears)
+	duration("tenants.max_grace", c.Tenants.MaxGrace, time.Second, tenYears)
 	duration("tenants.unused_for", c.Tenants.UnusedFor, 0, tenYears)
 	number("tenants.max_pats", c.Tenants.MaxPATs, 1, 1000)
 	p := &c.Policy

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/mirror"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -28,7 +29,7 @@ type Store struct {
 	// believes: "strict", a deny with dependency_unavailable; or "available", what it
 	// knows, marked as stale, for `max_stale`. Danger: with available, a credential
 	// can be used for so long after it was revoked. Default: strict.
-	Mode StoreMode `yaml:"mode"`
+	Mode mirror.Mode `yaml:"mode"`
 	// MaxStale is how long `available` answers from old state, 1s to 24h. Default:
 	// 10m.
 	MaxStale time.Duration `yaml:"max_stale"`
@@ -52,18 +53,6 @@ const (
 // Values implements strictyaml.Enum.
 func (StoreDriver) Values() []string { return []string{"sqlite", "postgres", "memory", "none"} }
 
-// StoreMode is what happens past the bound of revocation.
-type StoreMode string
-
-// The modes.
-const (
-	ModeStrict    StoreMode = "strict"
-	ModeAvailable StoreMode = "available"
-)
-
-// Values implements strictyaml.Enum.
-func (StoreMode) Values() []string { return []string{"strict", "available"} }
-
 // Tenants are the rules for credentials of tenants that have none of their own.
 type Tenants struct {
 	// MaxTTL is the longest life of a key or token, 1m to 87600h. Default: 2160h,
@@ -72,7 +61,8 @@ type Tenants struct {
 	// MaxPATs is how many living personal access tokens a user may have, 1 to 1000.
 	// Default: 50.
 	MaxPATs int `yaml:"max_pats"`
-	// MaxGrace is the longest time that a rotated key stays good. Default: 168h.
+	// MaxGrace is the longest time that a rotated key stays good, 1s to 87600h. How
+	// long one does is up to who rotates it, who may ask for none. Default: 168h.
 	MaxGrace time.Duration `yaml:"max_grace"`
 	// UnusedFor disables a credential that nobody used for so long. Default: 0s,
 	// never.
@@ -102,7 +92,7 @@ func (c *Config) checkStore(report report) {
 	case s.Driver != DriverPostgres && !s.DSN.IsZero():
 		report("store.dsn", fmt.Sprintf("means nothing to the driver %s", s.Driver), "write driver: postgres, or remove it")
 	}
-	if s.Snapshot != "" && s.Mode != ModeAvailable {
+	if s.Snapshot != "" && s.Mode != mirror.Available {
 		report("store.snapshot", "is of no use in mode strict, which denies until the store answers", "write mode: available, or remove it")
 	}
 	for i, url := range c.AdminAPI.Issuers {

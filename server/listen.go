@@ -3,13 +3,14 @@ package server
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"reflect"
 
 	"golang.org/x/net/netutil"
+
+	"github.com/postern-auth/postern/server/strictyaml"
 )
 
 // listen opens a listener. A socket file that nobody listens on any more is left
@@ -108,13 +109,7 @@ func (c *Config) Relocate(grpc, admin, http string) error {
 }
 
 // guarded reports listeners that strangers reach and nothing guards.
-func (c *Config) guarded() error {
-	var errs []error
-	c.checkListen(func(path, message, suggestion string) {
-		errs = append(errs, fmt.Errorf("%s: %s; %s", path, message, suggestion))
-	})
-	return errors.Join(errs...)
-}
+func (c *Config) guarded() error { return strictyaml.Check("", c.checkListen) }
 
 // equal reports whether two configurations say the same, secrets included.
 func (c *Config) equal(other *Config) bool { return reflect.DeepEqual(c, other) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -54,24 +55,29 @@ func newPlane(ctx context.Context, cfg *Config, log *slog.Logger, now func() tim
 	if st == nil {
 		return nil, nil
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, st.Close())
+		}
+	}()
 	p := &plane{store: st, log: log}
 	p.mirror = mirror.New(mirror.Config{
-		Mode: mirror.Mode(cfg.Store.Mode), MaxStale: cfg.Store.MaxStale, Snapshot: cfg.Store.Snapshot.String(),
+		Mode: cfg.Store.Mode, MaxStale: cfg.Store.MaxStale, Snapshot: cfg.Store.Snapshot.String(),
 	}, st, mirror.Deps{Now: now, Peppers: peppers, Logger: log, Ending: p.ending})
 	passwords, err := password.New(password.Config{}, password.Deps{Peppers: peppers})
 	if err != nil {
-		return nil, errors.Join(err, st.Close())
+		return nil, err
 	}
 	p.registry = newRegistry(cfg, st, peppers, passwords, now)
 	if !peppers.None() {
 		p.sessions, err = session.New(session.Config{Prefix: cfg.APIKeys.Prefix}, session.Deps{Index: p.mirror.Sessions(), Peppers: peppers, Now: now})
 		if err != nil {
-			return nil, errors.Join(err, st.Close())
+			return nil, err
 		}
 	}
 	if err := p.mirror.Load(ctx); err != nil {
 		if errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrNewer) {
-			return nil, errors.Join(err, st.Close())
+			return nil, err
 		}
 		log.Error("the store does not answer; nothing is allowed by a credential until it does", "error", err)
 	}
@@ -191,7 +197,7 @@ func (s sight) Freshness(now time.Time) check.Freshness {
 // Record implements audit.Recorder: it counts what credentials are used for.
 func (p *plane) Record(r *audit.Record) {
 	who := r.Decision.Principal
-	if who == nil || who.Issuer != apikey.Issuer || who.CredentialID == "" {
+	if who == nil || who.Issuer != seal.Issuer || who.CredentialID == "" {
 		return
 	}
 	route := ""
@@ -219,9 +225,9 @@ func (s *Server) adminAPI(ctx context.Context, c *admin.Config, cfg *Config) err
 	if s.plane == nil {
 		return nil
 	}
-	var roles = os.DirFS(cfg.AdminAPI.Roles.String())
-	if cfg.AdminAPI.Roles == "" {
-		roles = nil
+	var roles fs.FS // nil: those that Postern ships
+	if cfg.AdminAPI.Roles != "" {
+		roles = os.DirFS(cfg.AdminAPI.Roles.String())
 	}
 	snapshot, err := admin.LoadPolicy(ctx, roles)
 	if err != nil {
@@ -241,7 +247,7 @@ func (s *Server) adminAPI(ctx context.Context, c *admin.Config, cfg *Config) err
 // configuration says so: their roles mean nothing here otherwise.
 func (s *Server) identify(ctx context.Context, a *policy.Attributes) (policy.Decision, *policy.Constraints) {
 	d, limits := s.live.Identify(ctx, a)
-	if p := d.Principal; d.Allowed && p.Issuer != apikey.Issuer && !s.current.Load().cfg.AdminAPI.believes(p.Issuer) {
+	if p := d.Principal; d.Allowed && p.Issuer != seal.Issuer && !s.current.Load().cfg.AdminAPI.believes(p.Issuer) {
 		r := policy.ReasonIssuerUntrusted
 		return policy.Decision{ID: d.ID, Reason: r, Status: r.Status(), Message: r.Message()}, nil
 	}

@@ -29,7 +29,10 @@ func (r *reopened) get(ctx context.Context) (store.Store, error) {
 		return nil, store.ErrClosed
 	case r.store == nil && time.Since(r.tried) >= time.Second:
 		r.tried = time.Now()
-		r.store, r.err = r.open(ctx)
+		s, err := r.open(ctx)
+		if r.err = err; err == nil { // or else s may hold a nil pointer
+			r.store = s
+		}
 	}
 	if r.store == nil {
 		return nil, fmt.Errorf("the store is not open yet: %w", r.err)

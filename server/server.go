@@ -86,7 +86,7 @@ type Server struct {
 }
 
 // New reads the configuration and assembles a Server. It listens nowhere yet.
-func New(ctx context.Context, opts Options) (*Server, error) {
+func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	cfg, err := opts.Load()
 	if err != nil {
 		return nil, err
@@ -106,6 +106,11 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		s.decLog = audit.NewLog(s.log, cfg.Decisions.Log == LogAll)
 		recorders = append(recorders, s.decLog)
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
 	if s.plane, err = newPlane(ctx, cfg, s.log, s.now); err != nil {
 		return nil, err
 	}

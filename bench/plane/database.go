@@ -19,7 +19,12 @@ import (
 type database struct {
 	*pgtest.Cluster
 	dsn string
+	// asleep are the processes that hang.
+	asleep []int
 }
+
+// Close ends the server, also one that hangs.
+func (d *database) Close() error { return errors.Join(d.wake(), d.Cluster.Close()) }
 
 // newDatabase starts one that waits for the disk, as in production.
 func newDatabase(ctx context.Context) (*database, error) {
@@ -33,7 +38,11 @@ func newDatabase(ctx context.Context) (*database, error) {
 	}
 	// A schema before PostgreSQL's own, so that what announces a change can be made to
 	// say nothing; see mute.
-	return &database{Cluster: c, dsn: dsn + " search_path=postern,pg_catalog"}, nil
+	d := &database{Cluster: c, dsn: dsn + " search_path=postern,pg_catalog"}
+	if err := d.exec(ctx, "CREATE SCHEMA postern"); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return d, nil
 }
 
 func (d *database) exec(ctx context.Context, sql string, args ...any) error {
@@ -95,18 +104,25 @@ func (d *database) processes() ([]int, error) {
 // hang stops the server's processes without ending them: connections stay and
 // nothing answers. The returned function wakes them.
 func (d *database) hang() (wake func() error, err error) {
-	all, err := d.processes()
-	if err != nil {
+	if d.asleep, err = d.processes(); err != nil {
 		return nil, err
 	}
-	send := func(s syscall.Signal) error {
-		var errs []error
-		for _, pid := range all {
-			if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
-				errs = append(errs, err)
-			}
+	return d.wake, send(d.asleep, syscall.SIGSTOP)
+}
+
+func (d *database) wake() error {
+	all := d.asleep
+	d.asleep = nil
+	return send(all, syscall.SIGCONT)
+}
+
+// send signals processes, some of which may have ended.
+func send(all []int, s syscall.Signal) error {
+	var errs []error
+	for _, pid := range all {
+		if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, err)
 		}
-		return errors.Join(errs...)
 	}
-	return func() error { return send(syscall.SIGCONT) }, send(syscall.SIGSTOP)
+	return errors.Join(errs...)
 }

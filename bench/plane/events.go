@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
@@ -74,6 +76,17 @@ func (e *event) end(ctx context.Context, r *replica) error {
 		}
 	}
 	return fmt.Errorf("no kind %q", e.kind)
+}
+
+// notRepeated reports whether a call had been carried out before, and only its
+// secret is not shown again.
+func notRepeated(err error) bool {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetReason() == "SECRET_NOT_REPEATED" {
+			return true
+		}
+	}
+	return false
 }
 
 // people issues keys over the admin API of a replica.

@@ -48,6 +48,7 @@ import (
 type settings struct {
 	replicas int
 	events   int
+	stops    int
 	down     time.Duration
 	keys     string
 	samples  int
@@ -72,14 +73,15 @@ func main() {
 	log.SetFlags(log.Ltime)
 	var s settings
 	flag.IntVar(&s.replicas, "replicas", 8, "processes that share the database (revocation)")
-	flag.IntVar(&s.events, "events", 40, "revocations under each disturbance (revocation)")
+	flag.IntVar(&s.events, "events", 40, "revocations under each disturbance; 0 for stops only (revocation)")
+	flag.IntVar(&s.stops, "stops", 8, "how often a replica is stopped for 1.3 s, and a quarter of it for 5 s (revocation)")
 	flag.DurationVar(&s.down, "down", 20*time.Second, "how long the store is down (outage)")
 	flag.StringVar(&s.keys, "keys", "100000,1000000", "numbers of keys (million)")
 	flag.IntVar(&s.samples, "samples", 100_000, "samples of each kind (timing)")
 	flag.BoolVar(&s.full, "full", false, "as long as the promises are: 200 revocations each, ten stops, two minutes without the store")
 	flag.Parse()
 	if s.full {
-		s.events, s.down = max(s.events, 200), max(s.down, 2*time.Minute)
+		s.events, s.stops, s.down = max(s.events, 200), max(s.stops, 40), max(s.down, 2*time.Minute)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -113,7 +115,7 @@ func measure(ctx context.Context, s settings, only []string, r *report) error {
 		log.Printf("%s …", p.name)
 		err := p.run(ctx, l, s, r)
 		if errors.Is(err, pgtest.ErrNone) {
-			r.add(row{p.name, "all", "skipped: " + err.Error(), "", skipped})
+			r.add(row{part: p.name, what: "all", figure: "none", verdict: skipped, remark: err.Error()})
 			continue
 		}
 		if err != nil {
@@ -156,13 +158,15 @@ func goal(holds bool) verdict {
 type row struct {
 	part, what, figure, wanted string
 	verdict                    verdict
+	// remark is what else was seen.
+	remark string
 }
 
 type report struct{ rows []row }
 
 func (r *report) add(line row) {
 	r.rows = append(r.rows, line)
-	log.Printf("  %s: %s %s", line.what, line.figure, line.verdict)
+	log.Printf("  %s: %s  %s  %s", line.what, line.figure, line.verdict, line.remark)
 }
 
 func (r *report) broken() bool {
@@ -175,9 +179,9 @@ func (r *report) show() {
 	}
 	fmt.Printf("\n%s/%s, %d CPUs, %s, %s\n\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version(), time.Now().UTC().Format(time.RFC3339))
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "part\tcase\tfigure\twanted\tverdict")
+	fmt.Fprintln(w, "part\tcase\tfigure\twanted\tverdict\tremarks")
 	for _, x := range r.rows {
-		fmt.Fprintln(w, strings.Join([]string{x.part, x.what, x.figure, x.wanted, string(x.verdict)}, "\t"))
+		fmt.Fprintln(w, strings.Join([]string{x.part, x.what, x.figure, x.wanted, string(x.verdict), x.remark}, "\t"))
 	}
 	_ = w.Flush()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -43,6 +44,8 @@ type outcome struct {
 	// straddled counts allows that began in time and were complete too late, and
 	// settled those that were received too late and had been complete in time.
 	straddled, settled int
+	// example tells of one that was too late.
+	example string
 	// unexpected is the first deny that was neither.
 	unexpected posternv1.Reason
 }
@@ -53,20 +56,30 @@ type clock func(ctx context.Context, id string) (begun, done time.Time, ok bool)
 // note takes an answer in. Ack is when the revocation was acknowledged, zero if it
 // is not yet.
 func (o *outcome) note(ctx context.Context, a answer, ack time.Time, ends posternv1.Reason, decided clock) {
-	given, straddled, settled := a.received, 0, 0
+	given, straddled, settled, example := a.received, 0, 0, ""
 	if a.err == nil && a.allowed && late(given, ack) {
-		if begun, done, ok := decided(ctx, a.id); ok && done.Before(given) {
+		begun, done, ok := decided(ctx, a.id)
+		if ok && done.Before(given) {
 			given = done
-			switch {
-			case !late(done, ack):
-				settled++
-			case !late(begun, ack):
+		}
+		ms := func(t time.Time) time.Duration { return t.Sub(ack).Round(time.Millisecond / 10) }
+		switch {
+		case !late(given, ack):
+			settled++
+		case !ok:
+			example = fmt.Sprintf("sent %v, received %v after the ack; the replica does not remember it", ms(a.sent), ms(a.received))
+		default:
+			example = fmt.Sprintf("sent %v, begun %v, complete %v, received %v after the ack", ms(a.sent), ms(begun), ms(done), ms(a.received))
+			if !late(begun, ack) {
 				straddled++
 			}
 		}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.example == "" {
+		o.example = example
+	}
 	o.straddled, o.settled = o.straddled+straddled, o.settled+settled
 	switch {
 	case a.err != nil:

@@ -115,7 +115,7 @@ func (r *invocation) bind(cmd *cobra.Command) {
 	names := strings.Fields(r.use)[1:]
 	for i := range r.args {
 		r.args[i] = strings.TrimSuffix(r.args[i], "?")
-		r.remote.fields = append(r.remote.fields, field{flag: strings.Trim(names[i], "[]"), path: r.args[i]})
+		r.fields = append(r.fields, field{flag: strings.Trim(names[i], "[]"), path: r.args[i]})
 	}
 	all := slices.Clone(r.action.flags)
 	for _, f := range standard {
@@ -128,7 +128,7 @@ func (r *invocation) bind(cmd *cobra.Command) {
 		}
 	}
 	r.values = bindFields(cmd, r.request, all)
-	r.remote.fields = append(r.remote.fields, all...)
+	r.fields = append(r.fields, all...)
 }
 
 // bindFields gives a command a flag for each field of a request.

@@ -65,7 +65,7 @@ func devBanner(a server.Addresses, dir, key string) string {
 	if a.Admin != nil {
 		at := address(a.Admin)
 		text += devExplain
-		replace = append(replace, "$ADMIN", at, "$LOOK", flag("admin", at, defaultAdmin))
+		replace = append(replace, "$ADMIN", at, "$LOOK", flag("admin", at, defaultAdmin), "$MANAGE", flag("server", at, defaultAdmin))
 	}
 	return strings.NewReplacer(replace...).Replace(text + "\n")
 }
@@ -94,6 +94,9 @@ No grpcurl? go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
 const devExplain = `
 Each answer has a decision id: "$POSTERN explain ID$LOOK" shows how it came about.
+To issue keys of your own, kept in memory, with the key of an administrator:
+$POSTERN principal create me --kind service --role user$MANAGE --token-file $DIR/admin.key
+$POSTERN key issue me$MANAGE --token-file $DIR/admin.key
 Health and metrics: http://$ADMIN/readyz and /metrics.
 `
 
@@ -127,16 +130,28 @@ func writeDev(dir string) (string, error) {
 			return "", err
 		}
 	}
-	o := order{
-		pepperFile: filepath.Join(dir, "pepper"), kind: "key", env: "test", name: "the demo key",
-		id: "demo", principalKind: string(policy.KindUser), roles: []string{"user"}, expiresIn: 24 * time.Hour,
+	demo, err := mintDev(dir, order{
+		env: "test", name: "the demo key", id: "demo", principalKind: string(policy.KindUser), roles: []string{"user"},
+	})
+	if err != nil {
+		return "", err
 	}
+	admin, err := mintDev(dir, order{name: "the key of the admin API", id: "admin", roles: []string{"platform-admin"}})
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "admin.key"), []byte(admin+"\n"), 0o600); err != nil {
+		return "", err
+	}
+	return demo, os.CopyFS(filepath.Join(dir, "policy"), lib.Sample)
+}
+
+// mintDev adds a key for a day to the keys file, and returns its secret.
+func mintDev(dir string, o order) (string, error) {
+	o.pepperFile, o.kind, o.expiresIn = filepath.Join(dir, "pepper"), "key", 24*time.Hour
 	secret, key, err := o.mint(time.Now())
 	if err != nil {
 		return "", err
 	}
-	if err := addEntry(filepath.Join(dir, "keys.yaml"), key.Entry()); err != nil {
-		return "", err
-	}
-	return secret.Reveal(), os.CopyFS(filepath.Join(dir, "policy"), lib.Sample)
+	return secret.Reveal(), addEntry(filepath.Join(dir, "keys.yaml"), key.Entry())
 }

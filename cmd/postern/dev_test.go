@@ -77,6 +77,12 @@ func TestDev(t *testing.T) {
 		t.Error(got)
 	}
 
+	for _, line := range regexp.MustCompile(`(?m)^postern (?:principal|key) .*$`).FindAllString(banner, -1) {
+		if got := paste(t, dir, line); !strings.Contains(got, "change ") {
+			t.Errorf("%s\nprinted\n%s", line, got)
+		}
+	}
+
 	// It takes its files with it, and its log tells nothing that the banner tells.
 	files, _ := filepath.Glob(filepath.Join(dir, "postern-dev-*"))
 	if len(files) != 1 || !strings.Contains(banner, files[0]) {

@@ -47,7 +47,7 @@ func (im *importing) bind(cmd *cobra.Command, fields []field) {
 		f.BoolVar(&im.allowWildcard, "allow-wildcard", false, "allow * in roles, scopes and permissions")
 	}
 	im.values = bindFields(cmd, im.emptyRow(), fields)
-	im.remote.fields = fields
+	im.fields = fields
 	im.printer.flags(cmd, res, false)
 	im.remote.flags(cmd)
 }

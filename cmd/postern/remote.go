@@ -58,7 +58,7 @@ func (r *remote) credential() (string, error) {
 		token, file = os.Getenv(keyVariable), os.Getenv(keyFileVariable)
 	}
 	if token == "" && file != "" {
-		text, err := os.ReadFile(file)
+		text, err := os.ReadFile(file) //nolint:gosec // the user says which file
 		if err != nil {
 			return "", err
 		}

@@ -15,6 +15,8 @@
 #
 #   The answer, besides allow: dynamic_metadata.grants.unlimited says that the caller
 #   may grant what it does not have itself, and .wildcard that it may grant wildcards.
+#   dynamic_metadata.itself says that a credential may only be rotated because it does
+#   so by itself: it must end at once then, and its successor lives no longer than it.
 #
 #   A role says:
 #
@@ -45,7 +47,7 @@ package postern.admin
 
 default decision := {"allow": false}
 
-decision := {"allow": true, "dynamic_metadata": {"grants": {"unlimited": unlimited, "wildcard": wildcard}}} if allow
+decision := {"allow": true, "dynamic_metadata": object.union(grants, bounds)} if allow
 
 decision := {"allow": false, "missing_permissions": [permission]} if not allow
 
@@ -56,6 +58,25 @@ allow if some _ in deciding
 allow if {
 	holds(permission)
 	reaches("tenant")
+}
+
+grants := {"grants": {"unlimited": unlimited, "wildcard": wildcard}}
+
+default bounds := {}
+
+bounds := {"itself": true} if {
+	rotates_itself
+	not for_other_reasons
+}
+
+for_other_reasons if {
+	holds(permission)
+	reaches("tenant")
+}
+
+for_other_reasons if {
+	some name in deciding
+	not beyond_standing(roles[name])
 }
 
 # unlimited and wildcard count only if they come from a role that allows the action:
@@ -168,7 +189,13 @@ has_role(_, role) if {
 	caller.id != ""
 	of_postern
 	not narrowed_beyond
+	about_all_of_its_user
 }
+
+# A token of a few scopes looks after itself, and after nothing else of its user's.
+about_all_of_its_user if delegated
+
+about_all_of_its_user if target.resource_id == caller.credential_id
 
 held[name] if some name in caller.roles
 
@@ -203,10 +230,14 @@ may(role) if {
 # A key or a token that was stolen must not be able to make others that outlive it,
 # or to change the password. It may be rotated by itself: that ends it.
 kept_back(role) if {
+	beyond_standing(role)
+	not rotates_itself
+}
+
+beyond_standing(role) if {
 	role.standing
 	caller.method in {"api_key", "pat", "token"}
 	not target.action in role.standing
-	not rotates_itself
 }
 
 rotates_itself if {

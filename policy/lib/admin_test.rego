@@ -120,6 +120,35 @@ test_tokens_make_no_tokens if {
 	}
 	itself := asks(object.union(user("ann", "pat"), {"credential_id": "k2"}), "credentials.rotate", own)
 	admin.allow with input as itself
+	admin.decision.dynamic_metadata.itself with input as itself
+}
+
+# Only who may not rotate a token otherwise is told that it must end.
+test_rotation_by_others if {
+	own := {"principal": "ann", "type": "pat"}
+	every caller in [
+		user("ann", "session"),
+		object.union(user("ann", "session"), {"credential_id": "k2"}),
+		object.union(user("ann", "pat"), {"credential_id": "k2", "roles": ["issuer"]}),
+		object.union(user("ann", "pat"), {"credential_id": "k2", "permissions": ["postern.credentials.rotate"]}),
+	] {
+		question := asks(caller, "credentials.rotate", own)
+		admin.allow with input as question
+		not admin.decision.dynamic_metadata.itself with input as question
+	}
+}
+
+# P-07: a token of a few scopes does not end its user's sessions and other tokens.
+test_scoped_tokens_look_after_themselves if {
+	own := {"principal": "ann", "type": "pat"}
+	narrow := object.union(user("ann", "pat"), {"scopes": ["orders.read"]})
+	every action in ["credentials.list", "credentials.get", "credentials.revoke", "sessions.delete", "principals.get"] {
+		not admin.allow with input as asks(narrow, action, own)
+		admin.allow with input as asks(object.union(narrow, {"scopes": ["postern.admin"]}), action, own)
+	}
+	every action in ["credentials.get", "credentials.rotate", "credentials.revoke"] {
+		admin.allow with input as asks(object.union(narrow, {"credential_id": "k2"}), action, own)
+	}
 }
 
 # P-07: a narrow token of an administrator administers nothing.

@@ -125,10 +125,16 @@ func Handler(cfg Config, opts ...grpc.ServerOption) http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]bool{"alive": true})
 	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		conditions := cfg.Conditions()
 		status := http.StatusOK
 		ready := Ready(conditions)
+		if r.Context().Value(withoutDetail{}) != nil {
+			conditions = slices.Clone(conditions)
+			for i := range conditions {
+				conditions[i].Detail = ""
+			}
+		}
 		if !ready {
 			status = http.StatusServiceUnavailable
 		}
@@ -141,6 +147,14 @@ func Handler(cfg Config, opts ...grpc.ServerOption) http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+type withoutDetail struct{}
+
+// WithoutDetail marks a request of somebody who is told which parts are ready, and
+// nothing more about them.
+func WithoutDetail(ctx context.Context) context.Context {
+	return context.WithValue(ctx, withoutDetail{}, true)
 }
 
 // Ready reports whether every condition is met; no conditions are not.

@@ -833,6 +833,13 @@ func TestSelf(t *testing.T) {
 	fails(t, "a password by a token", err, codes.PermissionDenied, "PERMISSION_DENIED")
 	_, err = byToken.RotateCredential(ctx, &adminv1.RotateCredentialRequest{Id: two.GetCredential().GetId()})
 	fails(t, "another token by a token", err, codes.PermissionDenied, "PERMISSION_DENIED")
+	for field, req := range map[string]*adminv1.RotateCredentialRequest{
+		"a second secret": {GracePeriod: durationpb.New(time.Minute)}, "a longer life": {Ttl: durationpb.New(91 * 24 * time.Hour)},
+	} {
+		req.Id = one.GetCredential().GetId()
+		_, err = byToken.RotateCredential(ctx, req)
+		fails(t, field+" for itself", err, codes.PermissionDenied, "PERMISSION_DENIED")
+	}
 	must[*adminv1.RotateCredentialResponse](t)(byToken.RotateCredential(ctx, &adminv1.RotateCredentialRequest{Id: one.GetCredential().GetId()}))
 	list := must[*adminv1.ListCredentialsResponse](t)(ann.ListCredentials(ctx, &adminv1.ListCredentialsRequest{PrincipalId: "ann"}))
 	if len(list.GetCredentials()) != 3 {

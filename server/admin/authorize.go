@@ -64,8 +64,9 @@ type target struct {
 // everyTenant is no tenant's name.
 const everyTenant = "*"
 
-// grants says what the caller may give away in a call beyond what it has.
-type grants struct{ unlimited, wildcard bool }
+// grants says what the caller may give away in a call beyond what it has, and that it
+// may rotate its own credential for no other reason than that it is.
+type grants struct{ unlimited, wildcard, itself bool }
 
 // errDenied says that the caller may not do it.
 var errDenied = errors.New("denied")
@@ -93,7 +94,7 @@ func (a *Authorizer) authorize(ctx context.Context, p *policy.Principal, action 
 		return grants{}, errDenied
 	}
 	given, _ := verdict.Metadata["grants"].(map[string]any)
-	return grants{unlimited: given["unlimited"] == true, wildcard: given["wildcard"] == true}, nil
+	return grants{unlimited: given["unlimited"] == true, wildcard: given["wildcard"] == true, itself: verdict.Metadata["itself"] == true}, nil
 }
 
 // question is the input of the decision, as admin.rego explains it.

@@ -15,6 +15,7 @@ import (
 	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/registry"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // gate is what every call goes through, in this order:
@@ -111,9 +112,6 @@ func callOf(ctx context.Context) *call {
 	return c
 }
 
-// issuer is who vouches for the principals that Postern keeps itself.
-const issuer = "postern"
-
 // audience is the name of this API, for credentials that name where they may be used.
 const audience = "postern.admin"
 
@@ -139,7 +137,7 @@ func (g *gate) caller(ctx context.Context, conn connection, method string) (*cal
 // principal of that name here, and its name says so.
 func actorOf(p *policy.Principal, limits *policy.Constraints) registry.Actor {
 	id := p.ID
-	if p.Issuer != issuer {
+	if p.Issuer != seal.Issuer {
 		id = p.Issuer + "#" + p.ID
 	}
 	a := registry.Actor{
@@ -185,11 +183,12 @@ func (g *gate) authorize(ctx context.Context, c *call, asks []ask) error {
 			return err
 		}
 		given.unlimited, given.wildcard = given.unlimited && one.unlimited, given.wildcard && one.wildcard
+		given.itself = given.itself || one.itself
 	}
 	if len(asks) == 0 { // a call about nothing is a mistake of the table
 		return g.refuse(ctx, c, ask{})
 	}
-	c.Actor.Unlimited, c.Actor.Wildcard = given.unlimited, given.wildcard
+	c.Actor.Unlimited, c.Actor.Wildcard, c.Actor.Itself = given.unlimited, given.wildcard, given.itself
 	return nil
 }
 

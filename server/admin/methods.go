@@ -256,9 +256,9 @@ func tenantNamed(t interface{ GetId() string }) target {
 // distinct are the targets of a batch, each once: most batches are about few
 // principals, and the policy does not ask which of their records it is.
 func distinct[T any](field string, list []T, of func(T) (target, error)) ([]target, error) {
-	if len(list) == 0 || len(list) > maxBatch {
+	if len(list) == 0 || len(list) > registry.MaxBatch {
 		var v invalid
-		v.add(field, fmt.Sprintf("must be 1 to %d", maxBatch))
+		v.add(field, fmt.Sprintf("must be 1 to %d", registry.MaxBatch))
 		return nil, v.err()
 	}
 	seen := map[target]bool{}
@@ -351,8 +351,7 @@ func deleteSession(s *scope, r *adminv1.DeleteSessionRequest) ([]ask, error) {
 }
 
 // addDenial is about the tenant that owns the line, which is the caller's own unless
-// the request names one, and about the one whose tokens it
-// revokes.
+// the request names one, and about the one whose tokens it revokes.
 func addDenial(s *scope, r *adminv1.AddDenialRequest) ([]target, error) {
 	d := r.GetDenial()
 	owner := s.caller.tenant(d.GetTenant())

@@ -20,12 +20,6 @@ import (
 
 // This file holds what all services read and write alike.
 
-// maxBatch is how many records one call may bring or name.
-const maxBatch = 1000
-
-// maxRequestID is the longest request_id.
-const maxRequestID = 64
-
 // timeProto writes a time; nil for none.
 func timeProto(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
@@ -103,12 +97,11 @@ func (v *invalid) metadata(field string, s *structpb.Struct) map[string]any {
 	return s.AsMap()
 }
 
-// requestID reads the id that the caller gave the call: 1 to 64 visible ASCII
-// characters.
+// requestID reads the id that the caller gave the call: visible ASCII characters.
 func (v *invalid) requestID(id string) string {
 	visible := !strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' })
-	if len(id) > maxRequestID || !visible {
-		v.add("request_id", fmt.Sprintf("must be at most %d visible ASCII characters", maxRequestID))
+	if len(id) > registry.MaxRequestID || !visible {
+		v.add("request_id", fmt.Sprintf("must be at most %d visible ASCII characters", registry.MaxRequestID))
 		return ""
 	}
 	return id

@@ -45,10 +45,12 @@ type Revocation struct {
 	Within string `yaml:"-"`
 }
 
-// denied is what one line names. An empty issuer is every issuer.
+// denied is what one line names. An empty issuer is every issuer, an empty tenant every
+// tenant. The tenant is part of it so that no tenant's lines, however many, make the
+// look-ups of another one slow.
 type denied struct {
-	what         denial
-	issuer, name string
+	what                 denial
+	issuer, name, within string
 }
 
 // denial is what sort of name a line holds.
@@ -67,7 +69,7 @@ const (
 )
 
 // Denylist answers whether a credential was revoked. One goroutine may change it
-// while any number look; nil revokes nothing. A look-up costs at most 16 map reads
+// while any number look; nil revokes nothing. A look-up costs at most 32 map reads
 // and no allocation, however long the list is.
 //
 // It is cut into shards, each a map that never changes: a change copies the one
@@ -78,6 +80,8 @@ type Denylist struct {
 	// counts is how many lines name each sort of thing, so that what nobody named
 	// costs nothing.
 	counts [denials]atomic.Int64
+	// bounded is how many lines are bounded to a tenant.
+	bounded atomic.Int64
 	// lines is the writer's: what each line names.
 	lines map[string]denied
 }
@@ -87,10 +91,10 @@ const denylistShards = 1024
 type shard = atomic.Pointer[map[denied][]ban]
 
 // ban is what one line says of a name: what was issued before the instant is
-// revoked, and without one, everything; within a tenant, if it names one.
+// revoked, and without one, everything.
 type ban struct {
-	line, within string
-	before       time.Time
+	line   string
+	before time.Time
 }
 
 // The mistakes that a revocation can hold.
@@ -143,7 +147,7 @@ func (r *Revocation) denied() denied {
 		bySubject: r.Subject, byClient: r.Client, byAgent: r.Agent, byTenant: r.Tenant,
 	} {
 		if name != "" {
-			return denied{denial(what), r.Issuer, name}
+			return denied{denial(what), r.Issuer, name, r.Within}
 		}
 	}
 	return denied{}
@@ -172,12 +176,18 @@ func (d *Denylist) set(line string, r *Revocation, shard func(*shard) map[denied
 	n := r.denied()
 	old, had := d.lines[line]
 	if !had || old != n {
-		d.counts[n.what].Add(1)
+		d.count(n, 1)
 	}
 	d.lines[line] = n
 	s := d.shard(n.name)
 	m := shard(s)
-	m[n] = append(without(m[n], line), ban{line, r.Within, r.IssuedBefore})
+	bans := m[n]
+	if had && old == n {
+		bans = without(bans, line)
+	}
+	// Readers of the map before may share the array, and look at no more of it than
+	// there was.
+	m[n] = append(bans, ban{line, r.IssuedBefore})
 	s.Store(&m)
 	if had && old != n {
 		d.drop(old, line, shard)
@@ -192,7 +202,14 @@ func (d *Denylist) drop(n denied, line string, shard func(*shard) map[denied][]b
 		delete(m, n)
 	}
 	s.Store(&m)
-	d.counts[n.what].Add(-1)
+	d.count(n, -1)
+}
+
+func (d *Denylist) count(n denied, lines int64) {
+	d.counts[n.what].Add(lines)
+	if n.within != "" {
+		d.bounded.Add(lines)
+	}
 }
 
 func (d *Denylist) shard(name string) *shard {
@@ -256,13 +273,16 @@ func (d *Denylist) names(what denial, name string, s *Subject) bool {
 	if m == nil {
 		return false
 	}
-	return bans((*m)[denied{what, s.Issuer, name}], s) || bans((*m)[denied{what, "", name}], s)
+	if bans((*m)[denied{what, s.Issuer, name, ""}], s) || bans((*m)[denied{what, "", name, ""}], s) {
+		return true
+	}
+	return s.Tenant != "" && d.bounded.Load() > 0 &&
+		(bans((*m)[denied{what, s.Issuer, name, s.Tenant}], s) || bans((*m)[denied{what, "", name, s.Tenant}], s))
 }
 
 func bans(all []ban, s *Subject) bool {
 	for i := range all {
-		b := &all[i]
-		if (b.within == "" || b.within == s.Tenant) && (b.before.IsZero() || s.IssuedAt.Before(b.before)) {
+		if b := &all[i]; b.before.IsZero() || s.IssuedAt.Before(b.before) {
 			return true
 		}
 	}

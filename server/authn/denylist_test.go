@@ -1,6 +1,7 @@
 package authn_test
 
 import (
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -226,4 +227,39 @@ func TestDenylistWhileItChanges(t *testing.T) {
 	}
 	close(done)
 	readers.Wait()
+}
+
+// However lines of one name come, change and go, the latest instant counts, each
+// tenant's own for itself.
+func TestDenylistManyLinesOfOneName(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(1, 2))
+	d, model := authn.NewDenylist(), map[string]authn.Revocation{}
+	for step := range 3000 {
+		id := string(rune('a' + random.IntN(12)))
+		if random.IntN(3) == 0 {
+			d.Remove(id)
+			delete(model, id)
+		} else {
+			r := authn.Revocation{
+				Subject: "alice", Issuer: idp, Within: []string{"", "acme", "globex"}[random.IntN(3)],
+				IssuedBefore: noon.Add(time.Duration(random.IntN(50)) * time.Minute),
+			}
+			if err := d.Set(id, &r); err != nil {
+				t.Fatal(err)
+			}
+			model[id] = r
+		}
+		s := authn.Subject{
+			ID: "alice", Issuer: idp, Tenant: []string{"", "acme", "globex", "hooli"}[random.IntN(4)],
+			IssuedAt: noon.Add(time.Duration(random.IntN(50)) * time.Minute),
+		}
+		want := false
+		for _, r := range model {
+			want = want || (r.Within == "" || r.Within == s.Tenant) && s.IssuedAt.Before(r.IssuedBefore)
+		}
+		if _, got := d.Revoked(&s); got != want || d.Len() != len(model) {
+			t.Fatalf("step %d: %v, want %v, of %d lines, want %d", step, got, want, d.Len(), len(model))
+		}
+	}
 }

@@ -37,11 +37,15 @@ type decider struct {
 	panics  bool
 	asked   int
 	input   policy.Input
+	takes   func() // what happens meanwhile; may be nil
 }
 
 func (d *decider) Decide(_ context.Context, in *policy.Input) (*policy.Verdict, bool, error) {
 	d.asked++
 	d.input = *in
+	if d.takes != nil {
+		d.takes()
+	}
 	if d.panics {
 		panic("a secret text")
 	}
@@ -297,6 +301,34 @@ func TestRevokedActor(t *testing.T) {
 	want(t, w.check(t, request("authorization", "Bearer jwt")), policy.ReasonRevoked, policy.PhaseHold)
 }
 
+// A line that names an agent, and one that a tenant has added, reach an agent that
+// acts for somebody of the tenant, and nobody of another.
+func TestRevokedActorOfATenant(t *testing.T) {
+	t.Parallel()
+	then := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, line := range map[string]authn.Revocation{
+		"agent":           {Agent: "bot", IssuedBefore: then},
+		"agent, within":   {Agent: "bot", IssuedBefore: then, Within: "acme"},
+		"subject, within": {Subject: "bot", Issuer: "idp", IssuedBefore: then, Within: "acme"},
+	} {
+		for _, tenant := range []string{"acme", "globex"} {
+			w := newWorld(t)
+			denied := authn.NewDenylist()
+			if err := denied.Set("line", &line); err != nil {
+				t.Fatal(err)
+			}
+			proof := w.proofs["jwt"]
+			proof.Principal.Actors = []policy.Actor{{ID: "bot"}}
+			proof.Subject = authn.Subject{Issuer: "idp", ID: "alice", Tenant: tenant, IssuedAt: then.Add(-time.Hour)}
+			w.cfg.Revocations = denied
+			revoked := line.Within == "" || line.Within == tenant
+			if d := w.check(t, request("authorization", "Bearer jwt")); (d.Reason == policy.ReasonRevoked) != revoked {
+				t.Errorf("%s, for %s: %v", name, tenant, d.Reason)
+			}
+		}
+	}
+}
+
 type revokedID string
 
 func (id revokedID) Revoked(s *authn.Subject) (policy.Reason, bool) {
@@ -457,6 +489,31 @@ func TestFreshness(t *testing.T) {
 			t.Errorf("%v %v: %v, state %s; want %v, %s", c.freshness, c.request.Headers, d.Reason, d.State, c.want, c.state)
 		}
 	}
+}
+
+// G-12: what is known must not be too old when the answer goes out either, however
+// long the policy took.
+func TestFreshnessAfterThePolicy(t *testing.T) {
+	t.Parallel()
+	for after, want := range map[time.Duration]policy.Reason{0: policy.ReasonAllowed, time.Second: policy.ReasonAllowed, 2 * time.Second: policy.ReasonUnavailable} {
+		w := newWorld(t)
+		w.cfg.Sight = func() check.Sight { return since(w.now) }
+		w.decider.takes = func() { w.now = w.now.Add(after) }
+		d := w.check(t, request("x-api-key", "key"))
+		if d.Reason != want || d.Allowed != (want == policy.ReasonAllowed) || !d.Allowed && (d.Verdict != nil || len(d.Upstream) > 0) {
+			t.Errorf("after %v: %+v", after, d)
+		}
+	}
+}
+
+// since is a sight that is fresh for a second.
+type since time.Time
+
+func (s since) Freshness(now time.Time) check.Freshness {
+	if now.Sub(time.Time(s)) > time.Second {
+		return check.Blind
+	}
+	return check.Fresh
 }
 
 func TestIdentity(t *testing.T) {

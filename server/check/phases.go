@@ -219,12 +219,8 @@ func (c *Checker) hold(x *exchange) bool {
 // fresh refuses what has expired or was revoked since it was proven.
 func (c *Checker) fresh(x *exchange) bool {
 	x.decision.Phase = policy.PhaseHold
-	switch c.freshness(x) {
-	case Fresh:
-	case Stale:
-		x.decision.State = x.decision.State.Max(policy.StateStale)
-	default:
-		return x.deny(policy.ReasonUnavailable, behind)
+	if !c.sees(x) {
+		return false
 	}
 	for _, p := range x.proofs {
 		if !p.NotAfter.IsZero() && !x.now.Before(p.NotAfter) {
@@ -240,12 +236,29 @@ func (c *Checker) fresh(x *exchange) bool {
 	return true
 }
 
+// sees refuses where this replica cannot rely on what it knows any more.
+func (c *Checker) sees(x *exchange) bool {
+	switch c.freshness(x) {
+	case Fresh:
+		return true
+	case Stale:
+		x.decision.State = x.decision.State.Max(policy.StateStale)
+		return true
+	}
+	return x.deny(policy.ReasonUnavailable, behind)
+}
+
 // revoked looks for the credential on the denylist, and for everybody who acts by
 // it: a revoked agent cannot go on in somebody else's name.
 func (c *Checker) revoked(p *authn.Proof) (policy.Reason, bool) {
 	reason, revoked := c.cfg.Revocations.Revoked(&p.Subject)
 	for i := 0; i < len(p.Principal.Actors) && !revoked; i++ {
-		actor := authn.Subject{Issuer: p.Subject.Issuer, ID: p.Principal.Actors[i].ID, IssuedAt: p.Subject.IssuedAt}
+		id := p.Principal.Actors[i].ID
+		actor := authn.Subject{
+			Issuer: p.Subject.Issuer, ID: id, Agent: id,
+			Tenant:   p.Subject.Tenant, // or the lines of a tenant would not reach its own tokens
+			IssuedAt: p.Subject.IssuedAt,
+		}
 		reason, revoked = c.cfg.Revocations.Revoked(&actor)
 	}
 	return reason, revoked
@@ -380,8 +393,14 @@ func (c *Checker) spend(x *exchange) bool {
 	return true
 }
 
-// allow is the only place that sets Allowed for a Check.
+// allow is the only place that sets Allowed for a Check. A policy can take long to
+// answer, and a process can be stopped: what was known at the start counts only if it
+// is not too old by now.
 func (c *Checker) allow(x *exchange) bool {
+	if !c.sees(x) {
+		x.decision.Phase, x.decision.Verdict = policy.PhaseHold, nil
+		return false
+	}
 	x.decision.Phase = policy.PhaseRecord
 	x.decision.Allowed, x.decision.Reason = true, policy.ReasonAllowed
 	return true

@@ -122,7 +122,7 @@ type life struct {
 // lost is the life of what cannot be read.
 var lost = life{over: policy.ReasonRevoked, damaged: true}
 
-// end brings the end forward.
+// endAt brings the end forward.
 func (l *life) endAt(at int64, reason policy.Reason) {
 	if at < l.notAfter {
 		l.notAfter, l.end = at, reason

@@ -20,5 +20,8 @@ func ReadSnapshot(m *Mirror, file []byte) error {
 // Survey counts the credentials now.
 func Survey(m *Mirror, now time.Time) { m.survey(now) }
 
+// Forget lets go of old sessions now.
+func Forget(m *Mirror, now time.Time) { m.forget(now) }
+
 // Slots is how many places the mirror keeps for principals.
 func Slots(m *Mirror) int { return m.world.Load().principals.len() }

@@ -139,8 +139,8 @@ func (m *Mirror) Poll(ctx context.Context) error {
 	}
 	m.following.Lock()
 	defer m.following.Unlock()
-	w, err := m.world.Load(), error(nil)
-	if w.epoch == "" {
+	var err error
+	if w := m.world.Load(); w.epoch == "" {
 		err = m.reload(ctx)
 	} else {
 		err = m.catchUp(ctx, w)
@@ -180,32 +180,51 @@ func (m *Mirror) catchUp(ctx context.Context, w *world) error {
 	}
 }
 
+// fetched is a page of the feed, and when it was asked for.
+type fetched struct {
+	batch store.Batch
+	start time.Time
+	err   error
+}
+
+// fetch asks for a page while the one before is being applied.
+func (m *Mirror) fetch(ctx context.Context, after int64) <-chan fetched {
+	got := make(chan fetched, 1)
+	go func() {
+		f := fetched{start: m.deps.Now()}
+		f.batch, f.err = m.changes(ctx, after, after != 0)
+		got <- f
+	}()
+	return got
+}
+
 // reload reads everything into a new world and swaps it in.
 func (m *Mirror) reload(ctx context.Context) error {
 	var w *world
-	after, begun := int64(0), m.deps.Now()
+	begun, coming := m.deps.Now(), m.fetch(ctx, 0)
 	for restarts := 0; ; {
-		start := m.deps.Now()
-		batch, err := m.changes(ctx, after, after != 0)
+		f := <-coming
 		switch {
-		case errors.Is(err, store.ErrPurged), err == nil && w != nil && batch.Epoch != w.epoch:
+		case errors.Is(f.err, store.ErrPurged), f.err == nil && w != nil && f.batch.Epoch != w.epoch:
 			// Something was purged while we read, or the store was restored: once more.
 			if restarts++; restarts > 5 {
 				return fmt.Errorf("reading all of the store: it changes too fast: %w", store.ErrPurged)
 			}
-			w, after = nil, 0
+			w, coming = nil, m.fetch(ctx, 0)
 			continue
-		case err != nil:
-			return err
+		case f.err != nil:
+			return f.err
 		}
 		if w == nil {
 			m.health.forgetDamage()
-			w = newWorld(m, batch.Epoch)
+			w = newWorld(m, f.batch.Epoch)
 		}
-		w.apply(m.decodeAll(batch.Records), max(0, batch.Next))
-		after = batch.Next
-		if batch.Complete {
-			m.swap(w, View{Number: after, Epoch: batch.Epoch, Since: start})
+		if !f.batch.Complete {
+			coming = m.fetch(ctx, f.batch.Next)
+		}
+		w.apply(m.decodeAll(f.batch.Records), max(0, f.batch.Next))
+		if f.batch.Complete {
+			m.swap(w, View{Number: f.batch.Next, Epoch: f.batch.Epoch, Since: f.start})
 			m.health.loaded(m.deps.Now().Sub(begun))
 			return nil
 		}

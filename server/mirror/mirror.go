@@ -80,13 +80,16 @@ const (
 	Available Mode = "available"
 )
 
+// Values lists the values that configuration may use.
+func (Mode) Values() []string { return []string{string(Strict), string(Available)} }
+
 // Config says how to follow. Zero fields take the defaults.
 type Config struct {
 	// Bound is how old a view may be and still count as fresh. Default: 1s.
 	Bound time.Duration
 	// Mode is Strict by default.
 	Mode Mode
-	// MaxStale is how old a view may be in the mode Available. Default: 15m.
+	// MaxStale is how old a view may be in the mode Available. Default: 10m.
 	MaxStale time.Duration
 	// Poll is the time between polls. Default: 200ms.
 	Poll time.Duration
@@ -102,13 +105,14 @@ type Config struct {
 
 const (
 	defaultBound    = time.Second
-	defaultMaxStale = 15 * time.Minute
+	defaultMaxStale = 10 * time.Minute
 	defaultPoll     = 200 * time.Millisecond
 	defaultFlush    = 30 * time.Second
 	defaultSnapshot = 10 * time.Second
 )
 
-func (c Config) withDefaults() Config {
+// WithDefaults returns the configuration with what it leaves out.
+func (c Config) WithDefaults() Config {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
@@ -183,7 +187,7 @@ func New(cfg Config, s store.Store, deps Deps) *Mirror {
 		deps.Logger = slog.New(slog.DiscardHandler)
 	}
 	m := &Mirror{
-		cfg: cfg.withDefaults(), store: s, deps: deps,
+		cfg: cfg.WithDefaults(), store: s, deps: deps,
 		profiles: newPool[profile](), persons: newPool[person](),
 		touching: make(chan touched, maxTouching),
 		usage:    newUsage(),

@@ -305,7 +305,7 @@ func TestWholeChanges(t *testing.T) {
 			}
 		})
 	}
-	for gen := 1; gen <= 3000; gen++ {
+	for gen := 1; gen <= 1000; gen++ {
 		s.put(state(gen)...)
 	}
 	close(done)

@@ -11,9 +11,9 @@ import (
 // store.Credential):
 //
 //	api_key  what it lists; if it lists nothing at all, what its principal has
-//	pat      roles: the user's, and of those only the ones it lists if it lists any
-//	         scopes: those it lists; if the user has any, only what is common
-//	         permissions: the user's; if it lists any, see policy.Narrowed
+//	pat      nothing listed: what its user has. Otherwise the scopes that it lists and
+//	         its user has; and where it lists roles or permissions, of those too only
+//	         what is common (and see policy.Narrowed), else the user's
 //	token    what its principal has
 //
 // So whatever a user loses, all tokens of that user lose at once.
@@ -21,16 +21,10 @@ func narrow(p *policy.Principal, sort store.CredentialType, own, of *rights) {
 	switch {
 	case sort == store.APIKey && !own.none():
 		p.Roles, p.Scopes, p.Permissions = own.Roles, own.Scopes, own.Permissions
-	case sort == store.PAT:
-		p.Roles, p.Scopes, p.Permissions = of.Roles, own.Scopes, of.Permissions
-		if len(own.Roles) > 0 || len(own.Permissions) > 0 {
-			p.Roles = common(of.Roles, own.Roles)
-		}
-		if len(of.Scopes) > 0 {
-			p.Scopes = common(own.Scopes, of.Scopes)
-		}
-		if len(own.Permissions) > 0 {
-			p.Permissions = common(of.Permissions, own.Permissions)
+	case sort == store.PAT && !own.none():
+		p.Roles, p.Scopes, p.Permissions = of.Roles, common(own.Scopes, of.Scopes), of.Permissions
+		if len(own.Roles)+len(own.Permissions) > 0 {
+			p.Roles, p.Permissions = common(of.Roles, own.Roles), common(of.Permissions, own.Permissions)
 			p.Narrowed = &policy.Narrowed{Permissions: own.Permissions, UserRoles: of.Roles, UserPermissions: of.Permissions}
 		}
 	default:

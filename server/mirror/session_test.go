@@ -276,3 +276,35 @@ func joined(errs ...error) error {
 	}
 	return nil
 }
+
+// Sessions that ended go from memory as well, though the feed says nothing of what
+// the store purges: their places, and those of users who are gone.
+func TestOldSessionsAreForgotten(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.put(user("alice"), user("bob"))
+	places := mirror.Slots(s.Mirror)
+	old := s.login("bob", nil)
+	s.remove(store.KindPrincipal, "acme/bob")
+	long := s.login("alice", func(d *store.Session) {
+		d.ExpiresAt, d.Idle = noon.Add(30*24*time.Hour), store.Duration(30*24*time.Hour)
+	})
+	s.now = noon.Add(7 * 24 * time.Hour)
+	mirror.Forget(s.Mirror, s.now)
+	if got := reasonOf(s.askSession(s.Mirror, old)); got != policy.ReasonExpired {
+		t.Errorf("a session that ended lately: %v", got)
+	}
+	if s.now = s.now.Add(9 * time.Hour); s.Status().Sessions != 2 {
+		t.Fatalf("%d sessions", s.Status().Sessions)
+	}
+	mirror.Forget(s.Mirror, s.now)
+	if got := s.Status().Sessions; got != 1 || mirror.Slots(s.Mirror) != places-1 {
+		t.Errorf("%d sessions are left, and %d principals", got, mirror.Slots(s.Mirror))
+	}
+	if _, err := s.askSession(s.Mirror, long); err != nil {
+		t.Errorf("one that goes on: %v", err)
+	}
+	if got := reasonOf(s.askSession(s.Mirror, old)); got != policy.ReasonCredentialUnknown {
+		t.Errorf("a forgotten one: %v", got)
+	}
+}

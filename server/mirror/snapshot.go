@@ -64,7 +64,7 @@ var (
 	errUnsealed        = errors.New("it is not sealed with a pepper, and this server has one")
 )
 
-// seal returns the hash that seals a snapshot.
+// snapshotSeal returns the hash that seals a snapshot.
 func (m *Mirror) snapshotSeal(pepper uint16) (hash.Hash, error) {
 	if pepper == 0 {
 		if !m.deps.Peppers.None() {
@@ -301,10 +301,10 @@ func (p *principal) document(b *principalBody) *store.Principal {
 func (l *life) endings() (notBefore, expires time.Time, revoked, disabled, rotated *store.Ending) {
 	notBefore = instant(l.notBefore)
 	revoked, disabled = ending(l.over == policy.ReasonRevoked), ending(l.over == policy.ReasonDisabled)
-	switch {
-	case l.end == policy.ReasonRotated:
+	switch l.end {
+	case policy.ReasonRotated:
 		rotated = &store.Ending{At: instant(l.notAfter)}
-	case l.end == policy.ReasonExpired:
+	case policy.ReasonExpired:
 		expires = time.Unix(0, l.notAfter).UTC() // not instant: an end is never left out
 	}
 	return notBefore, expires, revoked, disabled, rotated

@@ -137,7 +137,7 @@ func TestRestart(t *testing.T) {
 		t.Error("the line of a tenant reaches another")
 	}
 	s.now = noon
-	for after, want := range map[time.Duration]mirror.Freshness{0: mirror.Stale, 15 * time.Minute: mirror.Stale, 15*time.Minute + 1: mirror.Blind} {
+	for after, want := range map[time.Duration]mirror.Freshness{0: mirror.Stale, 10 * time.Minute: mirror.Stale, 10*time.Minute + 1: mirror.Blind} {
 		if got := m.State(noon.Add(after)); got != want {
 			t.Errorf("after %v: %v, want %v", after, got, want)
 		}
@@ -205,7 +205,7 @@ func TestBadSnapshots(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for i := 0; i < len(good); i += 1 + len(good)/300 {
+	for i := 0; i < len(good); i += 1 + len(good)/100 {
 		changed := bytes.Clone(good)
 		changed[i] ^= 0x01
 		try("changed", changed)

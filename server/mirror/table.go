@@ -23,9 +23,9 @@ type table[K comparable, E any] struct {
 	// mark stands where an entry was taken away.
 	mark  *E
 	slots atomic.Pointer[[]atomic.Pointer[E]]
-	// live and taken are the writer's: entries, and entries with marks.
-	taken int
+	// live counts the entries, and taken, which is the writer's, entries and marks.
 	live  atomic.Int64
+	taken int
 }
 
 const minSlots = 8

@@ -73,7 +73,7 @@ func TestUsageFlush(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		m := mirror.New(mirror.Config{}, s, mirror.Deps{})
+		m := mirror.New(mirror.Config{Poll: 10 * time.Second}, s, mirror.Deps{})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		if err := m.Load(ctx); err != nil {

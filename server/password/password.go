@@ -134,17 +134,6 @@ func (c *Config) Check(report func(path, message, suggestion string)) {
 	}
 }
 
-func (c *Config) check() error {
-	var errs []error
-	c.Check(func(path, message, suggestion string) {
-		if suggestion != "" {
-			message += "; " + suggestion
-		}
-		errs = append(errs, fmt.Errorf("%s: %s", path, message))
-	})
-	return errors.Join(errs...)
-}
-
 // Peppers makes keys from secrets of the server (seal.Peppers).
 type Peppers interface {
 	// Current is the version to use for what is new; 0 if there is none.
@@ -177,7 +166,7 @@ type Hasher struct {
 
 // New returns a Hasher.
 func New(cfg Config, deps Deps) (*Hasher, error) {
-	if err := cfg.check(); err != nil {
+	if err := strictyaml.Check("", cfg.Check); err != nil {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()

@@ -71,8 +71,8 @@ type Refusal struct {
 const maxNote = 512
 
 // Refused notes in the audit log that a call was refused: by authentication, or by
-// the policy. The actor may be nobody. What this package refuses it notes itself. The texts may be the
-// caller's: secrets of ours in them are taken out, and they are cut.
+// the policy. The actor may be nobody. What this package refuses it notes itself. The
+// texts may be the caller's: secrets of ours in them are taken out, and they are cut.
 func (r *Registry) Refused(ctx context.Context, call Call, what Refusal) error {
 	e := signed(store.AuditEntry{
 		Action: what.Action, Target: what.Target, Tenant: what.Tenant, Denied: true, Reason: what.Reason,

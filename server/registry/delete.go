@@ -66,6 +66,10 @@ func (r *Registry) DeleteTenant(ctx context.Context, call Call, id, etag string)
 	})
 }
 
+// recordKinds are the kinds that belong to a tenant, what falls first before what it
+// falls with.
+var recordKinds = []store.Kind{store.KindSession, store.KindCredential, store.KindDenial, store.KindPrincipal}
+
 // delete runs an operation that removes records and counts them.
 func (r *Registry) delete(ctx context.Context, call Call, name string, req any, do func(*operation) (int, error)) (int, Change, error) {
 	var n int

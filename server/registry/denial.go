@@ -87,14 +87,14 @@ func (o *operation) line(d *store.Denial) error {
 			f.field("issued_before", "does not go with %s", w.field)
 		}
 		if w.whole && (o.actor.Tenant != "" || d.Tenant != "") {
-			f.list = append(f.list, deny(w.field, "reaches beyond a tenant: only the installation can add this").Fault)
+			f.add(PermissionDenied, w.field, "reaches beyond a tenant: only the installation can add this")
 		}
 	}
 	if len(named) != 1 {
 		f.field("what", "is exactly one of jti, sid, kid, subject, client, agent, of_tenant and fingerprint")
 	}
 	if d.OfTenant != "" && (!o.actor.sees(d.OfTenant) || d.Tenant != "" && d.OfTenant != d.Tenant) {
-		f.list = append(f.list, deny("of_tenant", "is another tenant").Fault)
+		f.add(PermissionDenied, "of_tenant", "is another tenant")
 	}
 	d.Fingerprint = strings.ToLower(d.Fingerprint)
 	if d.Fingerprint != "" && !isSHA256(d.Fingerprint) {
@@ -124,7 +124,7 @@ func (r *Registry) ListDenials(ctx context.Context, actor Actor, q DenialQuery) 
 	if err != nil {
 		return nil, "", err
 	}
-	c, err := q.Page.read([]string{"denials", tenant})
+	c, err := q.read([]string{"denials", tenant})
 	if err != nil {
 		return nil, "", err
 	}

@@ -105,7 +105,7 @@ func (r *Registry) RevokeCredential(ctx context.Context, call Call, req EndReque
 	return &revoked, fell, change, nil
 }
 
-// BatchRevokeRequest says what to revoke: either IDs, at most 1000, or all of a
+// BatchRevokeRequest says what to revoke: either IDs, at most MaxBatch, or all of a
 // principal, or all of a tenant.
 type BatchRevokeRequest struct {
 	IDs []string
@@ -134,7 +134,7 @@ func (r *Registry) BatchRevokeCredentials(ctx context.Context, call Call, req Ba
 		}
 		o.entry.Target = ""
 		o.detail("revoked", strconv.Itoa(len(ids)))
-		o.made = strings.Join(ids[:min(len(ids), maxRows)], " ")
+		o.made = strings.Join(ids[:min(len(ids), MaxBatch)], " ")
 		return nil
 	}, func(_ *operation, made string) error {
 		ids = strings.Fields(made)
@@ -150,8 +150,8 @@ func (r *Registry) BatchRevokeCredentials(ctx context.Context, call Call, req Ba
 func (o *operation) batch(req BatchRevokeRequest) (named []*store.Credential, err error) {
 	all := req.Tenant != "" || req.Principal != ""
 	switch {
-	case len(req.IDs) > maxRows:
-		return nil, fail(InvalidField, "ids", "has %d items; at most %d are allowed", len(req.IDs), maxRows)
+	case len(req.IDs) > MaxBatch:
+		return nil, fail(InvalidField, "ids", "has %d items; at most %d are allowed", len(req.IDs), MaxBatch)
 	case all == (len(req.IDs) > 0):
 		return nil, fail(InvalidField, "ids", "or tenant or principal_id are needed, and not both")
 	}

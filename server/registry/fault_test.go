@@ -276,7 +276,7 @@ func (r repeating) Read(p []byte) (int, error) {
 
 // What fills more than one page of the store is found as a whole.
 func TestMoreThanAPage(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, func(c *registry.Config) { c.UnusedFor = day })
 	for part := range 3 {
 		var rows []registry.ImportRow
 		for i := range 500 {
@@ -284,12 +284,13 @@ func TestMoreThanAPage(t *testing.T) {
 		}
 		w.ok(second(w.ImportCredentials(ctx, root(), registry.ImportRequest{Rows: rows})))
 	}
-	soon, err := w.ExpiryWarnings(ctx, 90*day)
+	w.now = w.now.Add(2 * day)
+	done, err := w.Maintain(ctx)
 	w.ok(err)
 	few, next, err := w.ListCredentials(ctx, root().Actor, registry.CredentialQuery{Page: registry.Page{Size: 10}, States: []registry.State{registry.Revoked}})
 	w.ok(err)
-	if len(soon) != 1000 || len(few) != 0 || next != "" {
-		t.Errorf("%d, %d %q", len(soon), len(few), next)
+	if done.Disabled != 1500 || len(few) != 0 || next != "" {
+		t.Errorf("%+v, %d %q", done, len(few), next)
 	}
 	call := root()
 	call.RequestID = "all"

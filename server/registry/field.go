@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/seal"
-	"github.com/postern-auth/postern/server/store"
 )
 
 // What a request may hold.
@@ -30,8 +28,10 @@ const (
 	maxLabels      = 64      // labels of a tenant, notes on a session
 	maxLabelKey    = 64      // bytes
 	maxLabelValue  = 512     // bytes
-	maxRows        = 1000    // rows of an import, ids of a batch
 )
+
+// MaxBatch is how many records one call may bring or name.
+const MaxBatch = 1000
 
 // printable reports whether people can read a text and logs can hold it: UTF-8 of
 // graphic characters and spaces.
@@ -108,6 +108,16 @@ func (g *Rights) lists() []rightsList {
 type rightsList struct {
 	field string
 	items *[]string
+}
+
+// set takes over the list of a name.
+func (g *Rights) set(from *Rights, list string) {
+	other := from.lists()
+	for i, l := range g.lists() {
+		if l.field == list {
+			*l.items = *other[i].items
+		}
+	}
 }
 
 // rights checks how rights are written, and returns them without repetitions.
@@ -191,6 +201,9 @@ func (f *faults) labels(field string, m map[string]string) {
 		}
 	}
 }
+
+// join lists names in a message.
+func join[T ~string](items []T) string { return strings.Trim(fmt.Sprint(items), "[]") }
 
 // fields checks an update mask.
 func (f *faults) fields(mask, allowed []string) {
@@ -278,49 +291,3 @@ func methodFault(m string) error {
 func isUnlimited(c *policy.Constraints) bool {
 	return len(c.Networks)+len(c.Methods)+len(c.Hosts)+len(c.Paths)+len(c.Audiences)+len(c.Resources)+len(c.Windows) == 0 && !c.RequireTLS
 }
-
-// randomID makes an id like those of seal: twelve base62 digits, all equally likely.
-func randomID(random io.Reader) (string, error) {
-	const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-	const fair = 256 / len(alphabet) * len(alphabet)
-	id := make([]byte, 0, seal.IDLen)
-	var chunk [2 * seal.IDLen]byte
-	for range 16 { // a healthy source needs one or two
-		if _, err := io.ReadFull(random, chunk[:]); err != nil {
-			return "", err
-		}
-		for _, c := range chunk {
-			if int(c) < fair && len(id) < seal.IDLen {
-				id = append(id, alphabet[int(c)%len(alphabet)])
-			}
-		}
-		if len(id) == seal.IDLen {
-			return string(id), nil
-		}
-	}
-	return "", errors.New("the random source repeats itself")
-}
-
-// visible returns the tenant that a list is limited to: the actor's own, or the one
-// that is asked for.
-func (a *Actor) visible(tenant string) (string, error) {
-	switch {
-	case a.ID == "":
-		return "", nobody()
-	case a.Tenant == "" || tenant == a.Tenant:
-		return tenant, nil
-	case tenant == "":
-		return a.Tenant, nil
-	}
-	return "", foreign("tenant")
-}
-
-// sees reports whether what is of the tenant is there for the actor. Nobody sees
-// nothing.
-func (a *Actor) sees(tenant string) bool {
-	return a.ID != "" && (a.Tenant == "" || a.Tenant == tenant)
-}
-
-// recordKinds are the kinds that belong to a tenant, what falls first before what it
-// falls with.
-var recordKinds = []store.Kind{store.KindSession, store.KindCredential, store.KindDenial, store.KindPrincipal}

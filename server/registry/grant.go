@@ -131,26 +131,23 @@ type reach struct {
 
 // reachOf returns what a credential of a principal can do.
 func reachOf(c *store.Credential, p *store.Principal) reach {
-	own, all := Rights{c.Roles, c.Scopes, c.Permissions}, rightsOf(p)
+	own, all := listed(c), rightsOf(p)
 	switch {
 	case c.Type == store.APIKey && !own.none():
 		return reach{Rights: own}
-	case c.Type == store.PAT && len(c.Permissions) > 0:
+	case c.Type == store.PAT && len(c.Roles)+len(c.Permissions) > 0:
 		return reach{Rights: own, user: &all, of: p.Key()}
-	case c.Type == store.PAT:
-		return reach{Rights: Rights{orElse(c.Roles, all.Roles), c.Scopes, all.Permissions}}
+	case c.Type == store.PAT && len(c.Scopes) > 0:
+		return reach{Rights: Rights{all.Roles, c.Scopes, all.Permissions}}
 	}
 	return reach{Rights: all}
 }
 
+// rightsOf are the rights of a principal.
 func rightsOf(p *store.Principal) Rights { return Rights{p.Roles, p.Scopes, p.Permissions} }
 
-func orElse(list, otherwise []string) []string {
-	if len(list) > 0 {
-		return list
-	}
-	return otherwise
-}
+// listed are the rights that a credential lists itself.
+func listed(c *store.Credential) Rights { return Rights{c.Roles, c.Scopes, c.Permissions} }
 
 // grants reports the rights that an actor is about to give and cannot. Before is
 // what the receiver could do already.
@@ -224,14 +221,14 @@ func (f *faults) wildcards(a *Actor, allowed bool, before, after Rights) {
 // principal's roles stand for is the policy's business, so where it has any, its
 // permissions are not known here.
 func (f *faults) ownRights(c *store.Credential, p *store.Principal) {
-	own, all := Rights{c.Roles, c.Scopes, c.Permissions}, rightsOf(p)
+	own, all := listed(c), rightsOf(p)
 	if c.Type == store.Token && !own.none() {
 		f.field("roles", "a token has the rights of its principal; give them to that one")
 		return
 	}
 	limited := map[string]bool{
 		"roles":       len(all.Roles) > 0 || c.Type == store.PAT,
-		"scopes":      len(all.Scopes) > 0,
+		"scopes":      len(all.Scopes) > 0 || c.Type == store.PAT,
 		"permissions": len(all.Roles) == 0 && (len(all.Permissions) > 0 || c.Type == store.PAT),
 	}
 	excess := own.beyond(func(list, right string) bool { return !limited[list] || all.includes(list, right) })

@@ -24,7 +24,7 @@ type ImportRow struct {
 	Low bool
 }
 
-// ImportRequest brings credentials that were made elsewhere: at most 1000.
+// ImportRequest brings credentials that were made elsewhere: at most MaxBatch.
 type ImportRequest struct {
 	Rows          []ImportRow
 	SkipBad       bool
@@ -68,8 +68,8 @@ func (r *Registry) ImportCredentials(ctx context.Context, call Call, req ImportR
 // rows runs an import row by row. What is wrong with a row is its result; other
 // errors end the import.
 func (o *operation) rows(n int, field string, skipBad bool, take func(i int, result *ImportResult) error) (*Imported, error) {
-	if n == 0 || n > maxRows {
-		return nil, fail(InvalidField, field, "has %d rows; 1 to %d are allowed", n, maxRows)
+	if n == 0 || n > MaxBatch {
+		return nil, fail(InvalidField, field, "has %d rows; 1 to %d are allowed", n, MaxBatch)
 	}
 	done := &Imported{Results: make([]ImportResult, n)}
 	var first *Error
@@ -150,9 +150,6 @@ func (o *operation) importRow(d *draft, row *ImportRow, result *ImportResult) er
 	return o.tx.Note(e)
 }
 
-// maxForeign is the longest foreign secret in bytes: what a header field can hold.
-const maxForeign = 4096
-
 // known returns the digest of what is known of a foreign secret. No fault repeats
 // it.
 func (d *draft) known(row *ImportRow) string {
@@ -166,8 +163,8 @@ func (d *draft) known(row *ImportRow) string {
 			d.field("sha256", "has 64 hex digits; the value is not shown")
 		}
 		return digest.String()
-	case len(secret) > maxForeign:
-		d.field("secret", "has %d bytes; at most %d are allowed", len(secret), maxForeign)
+	case len(secret) > seal.MaxForeignLen: // a longer one is never looked for
+		d.field("secret", "has %d bytes; at most %d are allowed", len(secret), seal.MaxForeignLen)
 	case strings.ContainsFunc(secret, func(c rune) bool { return c <= ' ' || c > '~' }):
 		d.field("secret", "holds spaces or other characters that a header field cannot carry")
 	case isOurs(secret):

@@ -9,6 +9,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/registry"
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -65,7 +66,7 @@ func TestImportReportsEachRow(t *testing.T) {
 		{row("shop", "kY2mv8Qe41nXzP0rTbW7sLdHc5uJgA9f"), registry.AlreadyExists, "secret"}, // as the first row
 		{row("shop", "with space"), registry.InvalidField, "secret"},
 		{row("shop", "caf\u00e9"), registry.InvalidField, "secret"},
-		{row("shop", strings.Repeat("x", 4097)), registry.InvalidField, "secret"},
+		{row("shop", strings.Repeat("x", seal.MaxForeignLen+1)), registry.InvalidField, "secret"},
 		{row("shop", own.Reveal()), registry.InvalidField, "secret"},
 		{row("nobody", "secret-of-nobody"), registry.NotFound, "principal_id"},
 		{registry.ImportRow{CredentialSpec: good().CredentialSpec, SHA256: "abc"}, registry.InvalidField, "sha256"},

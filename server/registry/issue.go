@@ -109,8 +109,8 @@ func (o *operation) draft(d *draft) (*store.Credential, error) {
 		return nil, err
 	}
 	d.ownRights(c, p)
-	d.installationRoles(c.Tenant, Rights{Roles: c.Roles})
-	d.wildcards(o.actor, d.wildcard, Rights{}, Rights{c.Roles, c.Scopes, c.Permissions})
+	d.installationRoles(c.Tenant, listed(c))
+	d.wildcards(o.actor, d.wildcard, Rights{}, listed(c))
 	d.grants(o.actor, reach{}, reachOf(c, p))
 	d.within(o.actor, c.Constraints)
 	return c, d.err()

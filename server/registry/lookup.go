@@ -38,7 +38,7 @@ func readCredential(from store.Reader, a *Actor, id string) (*store.Credential, 
 
 // visible reads a document that the actor sees. An id that is not well formed is
 // not looked for.
-func visible[T any, P document[T]](from store.Reader, a *Actor, what, id string, formed bool, tenant func(*T) string) (*T, error) {
+func visible[T any, P store.DocumentOf[T]](from store.Reader, a *Actor, what, id string, formed bool, tenant func(*T) string) (*T, error) {
 	if !formed {
 		return nil, notFound(what)
 	}
@@ -181,6 +181,8 @@ func (o *operation) owners(p *store.Principal) ([]*store.Principal, error) {
 type family struct {
 	principals  []string // keys, the owner first
 	credentials []*store.Credential
+	// children are the credentials that have a parent, by its id.
+	children map[string][]*store.Credential
 }
 
 // below returns the family of a principal. What falls with one of its credentials
@@ -190,7 +192,7 @@ func (o *operation) below(key string) (*family, error) {
 	if f := o.families[key]; f != nil {
 		return f, nil
 	}
-	f := &family{principals: []string{key}}
+	f := &family{principals: []string{key}, children: map[string][]*store.Credential{}}
 	for i := 0; i < len(f.principals); i++ {
 		owner := f.principals[i]
 		err := each[store.Principal](o.tx, store.Query{Owner: owner}, func(p *store.Principal) error {
@@ -204,6 +206,9 @@ func (o *operation) below(key string) (*family, error) {
 		}
 		err = each[store.Credential](o.tx, store.Query{Owner: owner}, func(c *store.Credential) error {
 			f.credentials = append(f.credentials, c)
+			if c.Parent != "" {
+				f.children[c.Parent] = append(f.children[c.Parent], c)
+			}
 			return nil
 		})
 		if err != nil {
@@ -224,14 +229,11 @@ func (o *operation) children(c *store.Credential) ([]*store.Credential, error) {
 		return nil, err
 	}
 	falls := map[string]bool{c.ID: true}
-	var all []*store.Credential
-	for grown := true; grown; {
-		grown = false
-		for _, child := range f.credentials {
-			if falls[child.Parent] && !falls[child.ID] {
-				falls[child.ID], grown = true, true
-				all = append(all, child)
-			}
+	all := slices.Clone(f.children[c.ID])
+	for i := 0; i < len(all); i++ { // it grows
+		if id := all[i].ID; !falls[id] {
+			falls[id] = true
+			all = append(all, f.children[id]...)
 		}
 	}
 	return all, nil

@@ -162,36 +162,9 @@ func (r *Registry) pages(ctx context.Context, read func(from store.Reader, after
 }
 
 // lastID returns the id behind which a page goes on; empty at the end.
-func lastID[T any, P document[T]](page []*T) string {
+func lastID[T any, P store.DocumentOf[T]](page []*T) string {
 	if len(page) < store.MaxPage {
 		return ""
 	}
 	return P(page[len(page)-1]).Columns().ID
-}
-
-// Warning is a credential that will end soon.
-type Warning struct {
-	ID, Tenant, Principal, Name string
-	ExpiresAt                   time.Time
-}
-
-// ExpiryWarnings returns the active credentials that end within a time (K-07), the
-// next to end first, at most 1000. Those that have a successor are left out.
-func (r *Registry) ExpiryWarnings(ctx context.Context, within time.Duration) ([]Warning, error) {
-	now := r.now()
-	var soon []Warning
-	err := r.pages(ctx, func(from store.Reader, after string) (string, error) {
-		some, err := store.List[store.Credential](from, store.Query{After: after})
-		for _, c := range some {
-			if StateOf(c, now) == Active && !c.ExpiresAt.IsZero() && !c.ExpiresAt.After(now.Add(within)) {
-				soon = append(soon, Warning{c.ID, c.Tenant, c.Principal, c.Name, c.ExpiresAt})
-			}
-		}
-		return lastID(some), err
-	})
-	if err != nil {
-		return nil, asError(err)
-	}
-	slices.SortFunc(soon, func(a, b Warning) int { return a.ExpiresAt.Compare(b.ExpiresAt) })
-	return soon[:min(len(soon), maxRows)], nil
 }

@@ -1,12 +1,9 @@
 package registry_test
 
 import (
-	"fmt"
-	"slices"
 	"testing"
 	"time"
 
-	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/store"
 )
@@ -98,77 +95,5 @@ func TestMaintainKeepsWhatReplicasMayNeed(t *testing.T) {
 	w.store.err = store.ErrReadOnly
 	if done, err := w.Maintain(ctx); registry.ReasonOf(err) != registry.StoreUnavailable || done.Disabled != 0 {
 		t.Errorf("%+v, %v", done, err)
-	}
-}
-
-// K-07: who is about to end, the next one first.
-func TestExpiryWarnings(t *testing.T) {
-	w := newWorld(t)
-	week, old := w.key(func(s *spec) { s.TTL = 7 * day }), w.key(func(s *spec) { s.TTL = time.Hour })
-	w.key(func(s *spec) { s.TTL = time.Hour })
-	w.rotate(old.ID, time.Hour)
-	w.key()
-	for _, tt := range []struct {
-		within time.Duration
-		want   int
-	}{{90 * day, 4}, {14 * day, 3}, {7 * day, 3}, {6 * day, 2}, {time.Minute, 0}} {
-		soon, err := w.ExpiryWarnings(ctx, tt.within)
-		w.ok(err)
-		if len(soon) != tt.want || !slices.IsSortedFunc(soon, func(a, b registry.Warning) int { return a.ExpiresAt.Compare(b.ExpiresAt) }) {
-			t.Errorf("%s: %+v", tt.within, soon)
-		}
-		if len(soon) > 2 && (soon[0].ID == week.ID || soon[2].ID != week.ID || soon[2].Name != "a key" || soon[2].Principal != "shop") {
-			t.Errorf("%s: %+v", tt.within, soon)
-		}
-		if slices.ContainsFunc(soon, func(s registry.Warning) bool { return s.ID == old.ID }) {
-			t.Error("what has a successor is warned of")
-		}
-	}
-}
-
-// The first administrator: once, and again only by force.
-func TestBootstrap(t *testing.T) {
-	w := newWorld(t)
-	first, change, err := w.Bootstrap(ctx, false)
-	w.ok(err)
-	if fmt.Sprint(first.Roles) != "[platform-admin]" || first.Tenant != "" || first.Secret.IsZero() || first.State != registry.Active || change.Number == 0 {
-		t.Errorf("%+v", first.Credential)
-	}
-	_, _, err = w.Bootstrap(ctx, false)
-	w.refused(err, registry.AlreadyExists, "")
-	// Not even if it is gone: a key must not appear in a log by itself.
-	_, _, _, err = w.RevokeCredential(ctx, root(), registry.EndRequest{ID: first.ID})
-	w.ok(err)
-	_, _, err = w.Bootstrap(ctx, false)
-	w.refused(err, registry.AlreadyExists, "")
-	_, _, err = w.UpdatePrincipal(ctx, root(), registry.UpdatePrincipalRequest{Fields: []string{"disabled"}, Spec: person{ID: registry.BootstrapPrincipal, Disabled: true}})
-	w.ok(err)
-	again, _, err := w.Bootstrap(ctx, true)
-	w.ok(err)
-	p, err := w.GetPrincipal(ctx, root().Actor, "", registry.BootstrapPrincipal)
-	w.ok(err)
-	if again.ID == first.ID || p.Disabled != nil {
-		t.Errorf("%+v", p)
-	}
-	if e := w.audit(registry.AuditQuery{Action: "bootstrap"}); len(e) != 2 || e[0].Detail["forced"] != "true" {
-		t.Errorf("%+v", e)
-	}
-
-	for name, claim := range map[string]func(w *world){
-		"by a key": func(w *world) {
-			w.key(func(s *spec) { s.Tenant, s.Rights = "", rights("r:platform-admin") })
-		},
-		"by a principal": func(w *world) {
-			w.principal(person{ID: "chief", Kind: policy.KindService, Rights: rights("r:platform-admin")})
-			w.key(func(s *spec) { s.Tenant, s.Principal = "", "chief" })
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			w.key(func(s *spec) { s.Tenant = "" })
-			claim(w)
-			_, _, err := w.Bootstrap(ctx, false)
-			w.refused(err, registry.AlreadyExists, "")
-		})
 	}
 }

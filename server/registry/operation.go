@@ -100,8 +100,8 @@ func (r *Registry) change(ctx context.Context, call Call, act action, req any, d
 	case err != nil:
 		return Change{}, r.failed(ctx, call, act, last.about(), err)
 	}
-	for _, d := range last.written {
-		setVersion(d, committed.Number)
+	for _, d := range last.written { // so that etags are right without reading again
+		d.SetVersion(committed.Number)
 	}
 	return Change{Number: committed.Number, CommittedAt: committed.At, EffectiveAt: committed.At.Add(r.cfg.Bound)}, nil
 }
@@ -112,8 +112,8 @@ func (r *Registry) remembered(call Call, act action, req any) (id, hash string, 
 	if call.RequestID == "" {
 		return "", "", nil
 	}
-	if len(call.RequestID) > maxRequestID || !printable(call.RequestID) || holdsSecret(call.RequestID) {
-		return "", "", fail(InvalidField, "request_id", "has at most %d printable characters", maxRequestID)
+	if len(call.RequestID) > MaxRequestID || !printable(call.RequestID) || holdsSecret(call.RequestID) {
+		return "", "", fail(InvalidField, "request_id", "has at most %d printable characters", MaxRequestID)
 	}
 	if act.repeat == never {
 		return "", "", nil
@@ -126,7 +126,8 @@ func (r *Registry) remembered(call Call, act action, req any) (id, hash string, 
 	return digestOf(call.RequestID, call.Actor.Name()), digestOf(act.name, string(content)), nil
 }
 
-const maxRequestID = 128
+// MaxRequestID is the longest id of a request, in bytes.
+const MaxRequestID = 64
 
 // digestOf stands for texts of which only the last may hold a NUL.
 func digestOf(texts ...string) string {
@@ -248,23 +249,6 @@ func (o *operation) put(d store.Document, what string) error {
 	return err
 }
 
-// setVersion tells a document which change wrote it, so that its etag is right
-// without reading it again.
-func setVersion(d store.Document, n int64) {
-	switch d := d.(type) {
-	case *store.Tenant:
-		d.Version = n
-	case *store.Principal:
-		d.Version = n
-	case *store.Credential:
-		d.Version = n
-	case *store.Session:
-		d.Version = n
-	case *store.Denial:
-		d.Version = n
-	}
-}
-
 // checkEtag compares the etag that a call brought, if any, with the record's.
 func checkEtag(given string, version int64) error {
 	if given != "" && given != Etag(version) {
@@ -295,7 +279,7 @@ func (o *operation) mint(kind seal.Kind, environment string, of store.Kind) (sea
 // newID makes an id for a record that has no secret of ours.
 func (o *operation) newID(of store.Kind) (string, error) {
 	for range mintTries {
-		id, err := randomID(o.random)
+		id, err := seal.NewID(o.random)
 		if err != nil {
 			return "", &Error{Fault: Fault{Reason: Internal, Message: "no id could be made"}, Err: err}
 		}

@@ -61,14 +61,8 @@ func (c cursor) token(after string) string {
 	return base64.RawURLEncoding.EncodeToString(append(c.bind[:bindLen:bindLen], after...))
 }
 
-// document is a pointer to a document of type T, as package store knows it.
-type document[T any] interface {
-	*T
-	store.Document
-}
-
 // list returns a page of the documents that fit, and the token of the next one.
-func list[T any, P document[T]](ctx context.Context, r *Registry, q store.Query, c cursor, keep func(*T) bool) ([]*T, string, error) {
+func list[T any, P store.DocumentOf[T]](ctx context.Context, r *Registry, q store.Query, c cursor, keep func(*T) bool) ([]*T, string, error) {
 	var found []*T
 	next := ""
 	err := r.store.View(ctx, func(from store.Reader) error {
@@ -107,7 +101,7 @@ func list[T any, P document[T]](ctx context.Context, r *Registry, q store.Query,
 }
 
 // each calls do for all documents that fit a query, in the order of their ids.
-func each[T any, P document[T]](from store.Reader, q store.Query, do func(*T) error) error {
+func each[T any, P store.DocumentOf[T]](from store.Reader, q store.Query, do func(*T) error) error {
 	q.Limit = store.MaxPage
 	for {
 		some, err := store.List[T, P](from, q)

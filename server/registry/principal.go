@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -236,12 +235,8 @@ func (s *PrincipalSpec) set(from *PrincipalSpec, field string) {
 		s.Name = from.Name
 	case "owner_id":
 		s.Owner = from.Owner
-	case "roles":
-		s.Rights.Roles = from.Rights.Roles
-	case "scopes":
-		s.Rights.Scopes = from.Rights.Scopes
-	case "permissions":
-		s.Rights.Permissions = from.Rights.Permissions
+	case "roles", "scopes", "permissions":
+		s.Rights.set(&from.Rights, field)
 	case "metadata":
 		s.Metadata = from.Metadata
 	case "disabled":
@@ -319,5 +314,3 @@ func (r *Registry) ListPrincipals(ctx context.Context, actor Actor, q PrincipalQ
 		return len(q.Kinds) == 0 || slices.Contains(q.Kinds, p.Kind)
 	})
 }
-
-func join[T ~string](items []T) string { return strings.Trim(fmt.Sprint(items), "[]") }

@@ -50,12 +50,12 @@ type Config struct {
 	Prefix string
 	// MaxTTL is the longest life of a credential; 90 days unless set.
 	MaxTTL time.Duration
-	// MaxPATs is how many living personal access tokens a user may have; 20 unless
+	// MaxPATs is how many living personal access tokens a user may have; 50 unless
 	// set.
 	MaxPATs int
 	// UnusedFor disables what was not used for so long; 0: never.
 	UnusedFor time.Duration
-	// MaxGrace is how long a rotated credential may stay good at most; 30 days unless
+	// MaxGrace is how long a rotated credential may stay good at most; 7 days unless
 	// set.
 	MaxGrace time.Duration
 	// Bound is the time after which every replica knows of a change, or refuses to
@@ -72,13 +72,14 @@ type Config struct {
 	LoginWindow time.Duration
 }
 
-func (c Config) withDefaults() Config {
+// WithDefaults returns the configuration with what it leaves out.
+func (c Config) WithDefaults() Config {
 	if c.Prefix == "" {
 		c.Prefix = seal.DefaultPrefix
 	}
 	positive(&c.MaxTTL, 90*day)
-	positive(&c.MaxPATs, 20)
-	positive(&c.MaxGrace, 30*day)
+	positive(&c.MaxPATs, 50)
+	positive(&c.MaxGrace, 7*day)
 	positive(&c.Bound, time.Second)
 	positive(&c.SessionIdle, 30*time.Minute)
 	positive(&c.SessionMax, 8*time.Hour)
@@ -131,7 +132,7 @@ func New(cfg Config, st store.Store, deps Deps) *Registry {
 	if deps.Random == nil {
 		deps.Random = rand.Reader
 	}
-	cfg = cfg.withDefaults()
+	cfg = cfg.WithDefaults()
 	return &Registry{
 		cfg: cfg, store: st,
 		now:    func() time.Time { return store.Micro(deps.Now()) },
@@ -169,15 +170,39 @@ type Actor struct {
 	// Wildcard lets it grant rights with a "*", if the call says so as well: it has
 	// the permission postern.credentials.wildcard.
 	Wildcard bool
+	// Itself says that it may rotate its credential only because that does so by
+	// itself. Who has stolen it must not get a second one besides, nor one that lives
+	// longer: the old one ends at once, and the successor's life is no longer.
+	Itself bool
 }
 
 // Name is how records and audit entries name the actor: "tenant/id".
 func (a *Actor) Name() string { return store.PrincipalKey(a.Tenant, a.ID) }
 
+// visible returns the tenant that a list is limited to: the actor's own, or the one
+// that is asked for.
+func (a *Actor) visible(tenant string) (string, error) {
+	switch {
+	case a.ID == "":
+		return "", nobody()
+	case a.Tenant == "" || tenant == a.Tenant:
+		return tenant, nil
+	case tenant == "":
+		return a.Tenant, nil
+	}
+	return "", foreign("tenant")
+}
+
+// sees reports whether what is of the tenant is there for the actor. Nobody sees
+// nothing.
+func (a *Actor) sees(tenant string) bool {
+	return a.ID != "" && (a.Tenant == "" || a.Tenant == tenant)
+}
+
 // Call is what every operation is told besides its request.
 type Call struct {
 	Actor Actor
-	// RequestID makes the call safe to repeat for a day: at most 128 printable
+	// RequestID makes the call safe to repeat for a day: at most MaxRequestID printable
 	// characters, of the actor's choosing. The same request again gets the earlier
 	// result, or SECRET_NOT_REPEATED where that held a secret; another request,
 	// REQUEST_ID_REUSED. Empty: every call counts.

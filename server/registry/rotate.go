@@ -63,6 +63,7 @@ func (o *operation) rotate(old *store.Credential, req RotateRequest) (secret pol
 	if req.Grace < 0 || req.Grace > o.cfg.MaxGrace {
 		f.field("grace_period", "is between 0 and %s", o.cfg.MaxGrace)
 	}
+	f.byItself(o.actor, old, req)
 	next = f.successor(old, req.TTL, time.Duration(rules.MaxTTL), o.now)
 	next.IssuedBy = scrub(o.actor.Name())
 	f.grants(o.actor, reach{}, reachOf(old, p))
@@ -96,6 +97,19 @@ func (o *operation) rotate(old *store.Credential, req RotateRequest) (secret pol
 		return secret, nil, err
 	}
 	return m.Secret, next, o.put(old, "the id")
+}
+
+// byItself holds a credential that rotates itself to what Actor.Itself says.
+func (f *faults) byItself(a *Actor, old *store.Credential, req RotateRequest) {
+	if !a.Itself {
+		return
+	}
+	if req.Grace > 0 {
+		f.add(PermissionDenied, "grace_period", "a token that rotates itself ends at once; log in to let both be good for a while")
+	}
+	if !old.ExpiresAt.IsZero() && req.TTL > old.ExpiresAt.Sub(old.CreatedAt) {
+		f.add(PermissionDenied, "ttl", "a token that rotates itself lives no longer than it was made to; log in for a longer one")
+	}
 }
 
 // successor is a copy of a credential but for its id, its digest and its times

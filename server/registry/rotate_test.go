@@ -68,6 +68,32 @@ func TestRotationOverlaps(t *testing.T) {
 	}
 }
 
+// A token that may only rotate itself gets nothing by it that it did not have: no
+// second secret beside its own, and no longer life.
+func TestRotationByItself(t *testing.T) {
+	w := newWorld(t)
+	token := w.key(func(s *spec) {
+		s.Type, s.Principal, s.Name, s.TTL = store.PAT, "alice", "laptop", time.Hour
+	})
+	call := root()
+	call.Actor.Itself, call.Actor.Credential = true, token.ID
+	rotate := func(req registry.RotateRequest) (*registry.RotateResult, error) {
+		req.ID = token.ID
+		r, _, err := w.RotateCredential(ctx, call, req)
+		return r, err
+	}
+	_, err := rotate(registry.RotateRequest{Grace: time.Second})
+	w.refused(err, registry.PermissionDenied, "grace_period")
+	_, err = rotate(registry.RotateRequest{TTL: time.Hour + time.Second})
+	w.refused(err, registry.PermissionDenied, "ttl")
+	w.now = w.now.Add(30 * time.Minute)
+	r, err := rotate(registry.RotateRequest{})
+	w.ok(err)
+	if r.Predecessor.State != registry.Rotated || r.ExpiresAt.Sub(w.now) != time.Hour {
+		t.Errorf("%s, and the next one ends at %s", r.Predecessor.State, r.ExpiresAt)
+	}
+}
+
 func TestRotationRefuses(t *testing.T) {
 	w := newWorld(t)
 	rotate := func(req registry.RotateRequest) error {

@@ -197,7 +197,7 @@ func (r *Registry) ListSessions(ctx context.Context, actor Actor, q SessionQuery
 	if err := f.err(); err != nil {
 		return nil, "", err
 	}
-	c, err := q.Page.read([]string{"sessions", tenant, owner})
+	c, err := q.read([]string{"sessions", tenant, owner})
 	if err != nil {
 		return nil, "", err
 	}
@@ -262,35 +262,34 @@ func (r *Registry) DeleteSession(ctx context.Context, call Call, id string) (Cha
 		if err != nil {
 			return 0, err
 		}
-		linked := map[string]bool{s.ID: true}
-		var all []*store.Session
+		next, before := map[string]string{}, map[string]string{} // by rotation
 		err = each[store.Session](o.tx, store.Query{Owner: store.PrincipalKey(s.Tenant, s.Principal)}, func(s *store.Session) error {
-			all = append(all, s)
+			next[s.ID] = s.Successor
+			if s.Successor != "" {
+				before[s.Successor] = s.ID
+			}
 			return nil
 		})
 		if err != nil {
 			return 0, err
 		}
-		for grown := true; grown; {
-			grown = false
-			for _, s := range all {
-				if s.Successor != "" && linked[s.ID] != linked[s.Successor] {
-					linked[s.ID], linked[s.Successor], grown = true, true, true
+		line := []string{s.ID}
+		for _, way := range []map[string]string{next, before} {
+			for id := way[s.ID]; len(line) < len(next); id = way[id] {
+				if _, there := next[id]; !there {
+					break
 				}
+				line = append(line, id)
 			}
 		}
-		n := 0
-		for _, s := range all {
-			if linked[s.ID] {
-				if err := o.tx.Delete(store.KindSession, s.ID); err != nil {
-					return 0, err
-				}
-				n++
+		for _, id := range line {
+			if err := o.tx.Delete(store.KindSession, id); err != nil {
+				return 0, err
 			}
 		}
 		o.target(store.KindSession, s.ID, s.Tenant)
 		o.detail("principal", s.Principal)
-		return n, nil
+		return len(line), nil
 	})
 	return change, err
 }

@@ -93,12 +93,8 @@ func (s *CredentialSpec) set(from *CredentialSpec, field string) {
 	switch field {
 	case "display_name":
 		s.Name = from.Name
-	case "roles":
-		s.Rights.Roles = from.Rights.Roles
-	case "scopes":
-		s.Rights.Scopes = from.Rights.Scopes
-	case "permissions":
-		s.Rights.Permissions = from.Rights.Permissions
+	case "roles", "scopes", "permissions":
+		s.Rights.set(&from.Rights, field)
 	case "constraints":
 		s.Constraints = from.Constraints
 	case "metadata":
@@ -113,9 +109,6 @@ func (s *CredentialSpec) set(from *CredentialSpec, field string) {
 		s.MaxExpiresAt = from.MaxExpiresAt
 	}
 }
-
-// listed are the rights that a credential lists itself.
-func listed(c *store.Credential) Rights { return Rights{c.Roles, c.Scopes, c.Permissions} }
 
 func changes(mask []string, fields ...string) bool {
 	return slices.ContainsFunc(mask, func(name string) bool { return slices.Contains(fields, name) })

@@ -17,7 +17,7 @@ type UserRow struct {
 	PasswordHash policy.Secret
 }
 
-// ImportUsersRequest brings users: at most 1000.
+// ImportUsersRequest brings users: at most MaxBatch.
 type ImportUsersRequest struct {
 	Rows          []UserRow
 	SkipBad       bool

@@ -206,18 +206,40 @@ func Mint(random io.Reader, spec Spec, peppers *Peppers) (Minted, error) {
 	return Minted{Secret: whole, ID: id, Digest: peppers.Digest(whole)}, nil
 }
 
-// randomDigits fills b with base62 digits, all equally likely: of the 256 values
-// of a byte the last 8 would favour the first digits, so they are thrown away
-// (rejection sampling). A source that fails or is stuck is an error, which
-// leaves nothing usable in b.
+// NewID makes an id like those of secrets, for records that have no secret of ours.
+// It is public: whether the source can be trusted is not looked at, only that it
+// yields digits at all.
+func NewID(random io.Reader) (string, error) {
+	var id [IDLen]byte
+	if err := drawDigits(random, id[:]); err != nil {
+		return "", fmt.Errorf("no id was made: random source: %w", err)
+	}
+	return string(id[:]), nil
+}
+
+// randomDigits fills b with base62 digits of which nobody knows any. A source that
+// fails or is stuck is an error, which leaves nothing usable in b.
 func randomDigits(random io.Reader, b []byte) error {
+	err := drawDigits(random, b)
+	if err == nil && distinct(b) < minDistinct {
+		err = errStuck
+	}
+	if err != nil {
+		clear(b)
+	}
+	return err
+}
+
+// drawDigits fills b with base62 digits, all equally likely: of the 256 values of a
+// byte the last 8 would favour the first digits, so they are thrown away (rejection
+// sampling).
+func drawDigits(random io.Reader, b []byte) error {
 	const fair = 256 / 62 * 62
 	var chunk [64]byte
 	done := 0
 	// A chunk yields 62 digits on average; a healthy source never needs 8 more.
 	for range len(b)/len(chunk) + 8 {
 		if _, err := io.ReadFull(random, chunk[:]); err != nil {
-			clear(b)
 			return err
 		}
 		for _, c := range chunk {
@@ -227,14 +249,10 @@ func randomDigits(random io.Reader, b []byte) error {
 			}
 		}
 		if done == len(b) {
-			break
+			return nil
 		}
 	}
-	if done < len(b) || distinct(b) < minDistinct {
-		clear(b)
-		return errStuck
-	}
-	return nil
+	return errStuck
 }
 
 // minDistinct is how many different digits an id and a secret hold at the very

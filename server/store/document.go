@@ -12,12 +12,12 @@ import (
 type Document interface {
 	// Columns returns the record that holds the document, without its Body.
 	Columns() Record
-	// setVersion tells the document its record's version.
-	setVersion(int64)
+	// SetVersion tells the document its record's version.
+	SetVersion(int64)
 }
 
-// pointer is a pointer to a document of type T.
-type pointer[T any] interface {
+// DocumentOf is a pointer to a document of type T.
+type DocumentOf[T any] interface {
 	*T
 	Document
 }
@@ -31,12 +31,12 @@ func Encode(d Document) (Record, error) {
 }
 
 // Decode reads the document of a record.
-func Decode[T any, P pointer[T]](r Record) (*T, error) {
+func Decode[T any, P DocumentOf[T]](r Record) (*T, error) {
 	d := new(T)
 	if err := json.Unmarshal(r.Body, d); err != nil {
 		return nil, Corrupt(r.Kind, r.ID, err)
 	}
-	P(d).setVersion(r.Version)
+	P(d).SetVersion(r.Version)
 	return d, nil
 }
 
@@ -50,7 +50,7 @@ func Put(tx Tx, d Document) error {
 }
 
 // Get reads a document, or returns ErrNotFound.
-func Get[T any, P pointer[T]](from Reader, id string) (*T, error) {
+func Get[T any, P DocumentOf[T]](from Reader, id string) (*T, error) {
 	r, err := from.Get(P(new(T)).Columns().Kind, id)
 	if err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func Get[T any, P pointer[T]](from Reader, id string) (*T, error) {
 }
 
 // List reads documents of the type; Query.Kind is set by it.
-func List[T any, P pointer[T]](from Reader, q Query) ([]*T, error) {
+func List[T any, P DocumentOf[T]](from Reader, q Query) ([]*T, error) {
 	q.Kind = P(new(T)).Columns().Kind
 	records, err := from.List(q)
 	if err != nil {
@@ -80,7 +80,8 @@ type version struct {
 	Version int64 `json:"-"`
 }
 
-func (v *version) setVersion(n int64) { v.Version = n }
+// SetVersion implements Document.
+func (v *version) SetVersion(n int64) { v.Version = n }
 
 // Ending says when something ends or ended, why, and who said so.
 type Ending struct {
@@ -192,7 +193,8 @@ const (
 // What it may do:
 //
 //	api_key  what it says itself, and without anything said what its principal may
-//	pat      what it says, narrowed to what its user may at the moment
+//	pat      the part of what it says that its user may at the moment; without
+//	         anything said, what its user may
 //	token    what its principal may at the moment
 type Credential struct {
 	version
@@ -323,9 +325,8 @@ type Request struct {
 	ID string `json:"id"`
 	// Hash is of the whole call: the same id with another call is a mistake.
 	Hash string `json:"hash"`
-	// Target is the id of what it made or changed, Change the number.
+	// Target is the id of what it made or changed.
 	Target    string    `json:"target,omitempty"`
-	Change    int64     `json:"change,omitempty"`
 	ExpiresAt time.Time `json:"expires_at"`
 }
 

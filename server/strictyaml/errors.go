@@ -1,6 +1,7 @@
 package strictyaml
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -70,6 +71,20 @@ func (e Errors) Unwrap() []error {
 		all[i] = e[i]
 	}
 	return all
+}
+
+// Check returns all that a check reports as one error, one line each, or nil: for
+// values that no file was decoded into, so that there are no lines to name. Prefix
+// is put before every path.
+func Check(prefix string, check func(report func(path, message, suggestion string))) error {
+	var all []error
+	check(func(path, message, suggestion string) {
+		if suggestion != "" {
+			message += "; " + suggestion
+		}
+		all = append(all, fmt.Errorf("%s%s: %s", prefix, path, message))
+	})
+	return errors.Join(all...)
 }
 
 // clip shortens what a message repeats of the file.

@@ -13,9 +13,6 @@ import (
 	"github.com/postern-auth/postern/server/seal"
 )
 
-// Issuer is who vouches for the principals of keys.
-const Issuer = seal.Issuer
-
 // assurance is the level of a key: a bearer secret.
 const assurance = 2
 
@@ -285,13 +282,13 @@ func (r *record) newProof() *authn.Proof {
 			Roles: r.profile.Roles, Scopes: r.profile.Scopes, Permissions: r.profile.Permissions,
 			Claims: r.claims(), Metadata: r.profile.Metadata,
 			Method: r.profile.Method, Assurance: assurance,
-			CredentialID: r.id, Issuer: Issuer,
+			CredentialID: r.id, Issuer: seal.Issuer,
 			IssuedAt: created, ExpiresAt: ends,
 		},
 		Constraints: r.profile.Constraints,
 		NotAfter:    ends,
 		Subject: authn.Subject{
-			TokenID: r.id, Issuer: Issuer, ID: r.principal, Tenant: r.profile.Tenant,
+			TokenID: r.id, Issuer: seal.Issuer, ID: r.principal, Tenant: r.profile.Tenant,
 			IssuedAt: created,
 		},
 		State: policy.StateMirror,

@@ -75,6 +75,10 @@ func (i *issuer) proof(claims jose.Value, key *jose.Key, life lifetime) (*authn.
 		return nil, invalid("the client is not one of those that are accepted")
 	}
 	p.Kind = cmp.Or(i.kind, kindOf(claims, p.ID, client))
+	agent := ""
+	if p.Kind == policy.KindAgent {
+		agent = p.ID
+	}
 	return &authn.Proof{
 		Principal:   p,
 		Constraints: i.constraints,
@@ -87,6 +91,7 @@ func (i *issuer) proof(claims jose.Value, key *jose.Key, life lifetime) (*authn.
 			Issuer:    i.url,
 			ID:        p.ID,
 			Client:    client,
+			Agent:     agent,
 			Tenant:    p.Tenant,
 			IssuedAt:  life.issued,
 		},

@@ -33,6 +33,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
@@ -169,6 +171,28 @@ func (h *Handler) answer(r *http.Request) reply {
 	return e.serve(h, r, x)
 }
 
+// sender is the address that tries count for. A proxy on this machine stands for all of
+// its clients, and one of them must not use up the tries of the others, so what it says
+// of them counts here. Nothing else goes by it: to a proxy that hands the field on as it
+// came, a client can say what it likes.
+func (x *exchange) sender() netip.Addr {
+	at := x.request.ClientIP
+	if !at.IsLoopback() {
+		return at
+	}
+	said := ""
+	for i := range x.attributes.Headers {
+		if h := &x.attributes.Headers[i]; h.Name == "x-forwarded-for" {
+			said = h.Value
+		}
+	}
+	last := strings.Trim(said[strings.LastIndexByte(said, ',')+1:], " \t")
+	if client, err := netip.ParseAddr(last); err == nil {
+		return client.Unmap().WithZone("")
+	}
+	return at
+}
+
 // exposed reports whether others may have read what the client sent. What comes from
 // this machine has not been on any wire.
 func (h *Handler) exposed(q *policy.Request) bool {
@@ -189,7 +213,7 @@ func (h *Handler) login(r *http.Request, x *exchange) reply {
 	if refusal != nil {
 		return *refusal
 	}
-	wait, done := h.limit.try(x.request.ClientIP, f.tenant, f.username)
+	wait, done := h.limit.try(x.sender(), f.tenant, f.username)
 	if done == nil {
 		return tooMany(wait)
 	}

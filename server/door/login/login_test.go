@@ -343,6 +343,25 @@ func TestLockout(t *testing.T) {
 	}
 }
 
+// Behind a proxy on this machine, one client does not use up the tries of the others.
+// What comes over the network says of itself what it likes, and that does not count.
+func TestLockoutBehindProxy(t *testing.T) {
+	t.Parallel()
+	for from, want := range map[string]int{"127.0.0.1:1": 200, "192.0.2.9:1": 429} {
+		w := newWorld(t, login.Config{LoginTries: 1})
+		for i := range 20 {
+			w.ask("POST", "/login", fmt.Sprintf("username=nobody%d&password=wrong", i), "from", from,
+				"X-Forwarded-For", fmt.Sprintf("10.0.0.%d", i), "X-Forwarded-For", "203.0.113.1, 198.51.100.7")
+		}
+		if r := w.ask("POST", "/login", good, "from", from, "X-Forwarded-For", "198.51.100.8"); r.StatusCode != want {
+			t.Errorf("from %s, another client: %d, want %d", from, r.StatusCode, want)
+		}
+		if r := w.ask("POST", "/login", good, "from", from, "X-Forwarded-For", "198.51.100.8, 198.51.100.7"); r.StatusCode != 429 {
+			t.Errorf("from %s, the same client: %d", from, r.StatusCode)
+		}
+	}
+}
+
 // A login that succeeds starts the count anew.
 func TestSuccessResets(t *testing.T) {
 	t.Parallel()
