@@ -50,7 +50,7 @@ func (d *database) exec(ctx context.Context, sql string, args ...any) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // it is done or not
+	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, sql, args...)
 	return err
 }

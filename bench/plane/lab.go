@@ -137,7 +137,7 @@ func (r *replica) start() error {
 		return err
 	}
 	defer out.Close()
-	r.cmd = exec.Command(r.binary, "serve", "-c", r.config) //nolint:noctx // it is stopped by stop
+	r.cmd = exec.Command(r.binary, "serve", "-c", r.config)
 	r.cmd.Stdout, r.cmd.Stderr = out, out
 	// No Ctrl-C for it: that is the lab's, which then stops it.
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

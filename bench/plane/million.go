@@ -71,7 +71,7 @@ func (c *crowd) run(ctx context.Context, l *lab, out *report) error {
 	if err := c.start(ctx, r, out); err != nil {
 		return err
 	}
-	return c.flood(ctx, l, r, out)
+	return c.flood(ctx, r, out)
 }
 
 const (
@@ -266,7 +266,7 @@ func (c *crowd) start(ctx context.Context, r *replica, out *report) error {
 		}
 		a := r.ask(ctx, question(c.good[0]))
 		if !a.allowed {
-			return fmt.Errorf("the first answer is %v %v\n%s", a.reason, a.err, r.said())
+			return fmt.Errorf("the first answer is %v (%w)\n%s", a.reason, a.err, r.said())
 		}
 		took = append(took, time.Since(r.started))
 	}
@@ -306,7 +306,7 @@ const (
 // flood asks about one good key after the other while others ask as fast as they
 // can: first also about good keys, then about unknown ones. What the second does to
 // the first caller, beyond the work, shows in the difference.
-func (c *crowd) flood(ctx context.Context, l *lab, r *replica, out *report) error {
+func (c *crowd) flood(ctx context.Context, r *replica, out *report) error {
 	control, err := c.under(ctx, r, floodTime/2, func() *posternv1.CheckRequest { return question(c.good[mrand.IntN(len(c.good))]) })
 	if err != nil {
 		return err

@@ -171,7 +171,7 @@ func (f *fleet) await(ctx context.Context, r *replica, keys []*event) error {
 				break
 			}
 			if time.Since(begin) > 10*time.Second {
-				return fmt.Errorf("%s does not take a new key: %v %v\n%s", r.name, a.reason, a.err, r.said())
+				return fmt.Errorf("%s does not take a new key: %v (%w)\n%s", r.name, a.reason, a.err, r.said())
 			}
 		}
 	}

@@ -208,3 +208,11 @@ test_patterns_end_at_a_dot if {
 	not admin.allow with input as asks(anybody(["odd"], "acme"), "sessionsx.get", {}) with data.admin.roles as tables
 	admin.allow with input as asks(anybody(["odd"], "acme"), "sessions.get", {}) with data.admin.roles as tables
 }
+
+# P-07: a token that has lost every scope that it lists is not one without limits.
+test_nothing_left if {
+	left := object.union(user("ann", "pat"), {"scopes": [], "narrowed": {"permissions": [], "user_roles": [], "user_permissions": []}})
+	every action in ["credentials.list", "credentials.revoke", "sessions.delete", "principals.get", "credentials.rotate"] {
+		not admin.allow with input as asks(object.union(left, {"credential_id": "k2"}), action, {"principal": "ann", "type": "pat"})
+	}
+}

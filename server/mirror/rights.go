@@ -13,7 +13,8 @@ import (
 //	api_key  what it lists; if it lists nothing at all, what its principal has
 //	pat      nothing listed: what its user has. Otherwise the scopes that it lists and
 //	         its user has; and where it lists roles or permissions, of those too only
-//	         what is common (and see policy.Narrowed), else the user's
+//	         what is common (and see policy.Narrowed), else the user's. If it lists
+//	         scopes and its user has none of them any more: nothing
 //	token    what its principal has
 //
 // So whatever a user loses, all tokens of that user lose at once.
@@ -21,6 +22,8 @@ func narrow(p *policy.Principal, sort store.CredentialType, own, of *rights) {
 	switch {
 	case sort == store.APIKey && !own.none():
 		p.Roles, p.Scopes, p.Permissions = own.Roles, own.Scopes, own.Permissions
+	case sort == store.PAT && len(own.Scopes) > 0 && len(common(own.Scopes, of.Scopes)) == 0:
+		p.Narrowed = &policy.Narrowed{} // no scope is left, which must not look like no limit
 	case sort == store.PAT && !own.none():
 		p.Roles, p.Scopes, p.Permissions = of.Roles, common(own.Scopes, of.Scopes), of.Permissions
 		if len(own.Roles)+len(own.Permissions) > 0 {
