@@ -99,10 +99,10 @@ func openStore(ctx context.Context, cfg *Config, now func() time.Time) (store.St
 	case DriverMemory:
 		return memory.New(now), nil
 	case DriverSQLite:
-		return sqlite.Open(ctx, cfg.Store.Path.String(), sqlite.Options{Now: now})
+		return orNil(sqlite.Open(ctx, cfg.Store.Path.String(), sqlite.Options{Now: now}))
 	case DriverPostgres:
 		open := func(ctx context.Context) (store.Store, error) {
-			return postgres.Open(ctx, cfg.Store.DSN.Reveal(), postgres.Options{Now: now})
+			return orNil(postgres.Open(ctx, cfg.Store.DSN.Reveal(), postgres.Options{Now: now}))
 		}
 		st, err := open(ctx)
 		if err == nil || errors.Is(err, store.ErrNewer) || errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrReadOnly) {
@@ -111,6 +111,14 @@ func openStore(ctx context.Context, cfg *Config, now func() time.Time) (store.St
 		return &reopened{open: open, err: err}, nil
 	}
 	return nil, nil
+}
+
+// orNil keeps the nil pointer that comes with an error from looking like a store.
+func orNil[S store.Store](s S, err error) (store.Store, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // run follows the store and does what time demands, until ctx ends.

@@ -2,7 +2,7 @@
 // revocation, what happens while the store is down, what a million keys cost, and
 // whether the time of an answer tells an unknown key from a wrong secret.
 //
-//	go run ./bench/plane                      all of it, about three minutes
+//	go run ./bench/plane                      all of it, about seven minutes
 //	go run ./bench/plane revocation           8 replicas on one PostgreSQL
 //	go run ./bench/plane -full outage         the store is down for two minutes
 //	go run ./bench/plane -keys 100000 million
@@ -52,7 +52,6 @@ type settings struct {
 	down     time.Duration
 	keys     string
 	samples  int
-	full     bool
 }
 
 // part is something that can be measured by itself.
@@ -78,13 +77,16 @@ func main() {
 	flag.DurationVar(&s.down, "down", 20*time.Second, "how long the store is down (outage)")
 	flag.StringVar(&s.keys, "keys", "100000,1000000", "numbers of keys (million)")
 	flag.IntVar(&s.samples, "samples", 100_000, "samples of each kind (timing)")
-	flag.BoolVar(&s.full, "full", false, "as long as the promises are: 200 revocations each, ten stops, two minutes without the store")
+	full := flag.Bool("full", false, "as long as the promises are: 200 revocations each, fifty stops, two minutes without the store")
 	flag.Parse()
-	if s.full {
+	if *full {
 		s.events, s.stops, s.down = max(s.events, 200), max(s.stops, 40), max(s.down, 2*time.Minute)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	if s.replicas < 2 {
+		log.Fatal("-replicas: at least 2")
+	}
 	r := &report{}
 	err := measure(ctx, s, flag.Args(), r)
 	r.show()

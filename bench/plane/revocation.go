@@ -216,8 +216,9 @@ func (f *fleet) series(ctx context.Context, s settings, d disturbance, out *repo
 		}
 	}
 	outcomes := make([][]*outcome, len(events))
+	ctx, cancel := context.WithCancel(ctx)
 	var watchers sync.WaitGroup
-	defer watchers.Wait()
+	defer func() { cancel(); watchers.Wait() }()
 	for i, e := range events {
 		outcomes[i] = make([]*outcome, len(f.replicas))
 		for j, r := range f.replicas {
@@ -363,7 +364,9 @@ func (f *fleet) stopOnce(ctx context.Context, r *replica, stop time.Duration, t 
 		return err
 	}
 	outcomes := make([]*outcome, len(events))
+	ctx, cancel := context.WithCancel(ctx)
 	var watchers sync.WaitGroup
+	defer func() { cancel(); watchers.Wait() }()
 	begin := time.Now().Add(150 * time.Millisecond)
 	for i, e := range events {
 		e.until.set(begin.Add(stop + bound + tail))
@@ -374,7 +377,6 @@ func (f *fleet) stopOnce(ctx context.Context, r *replica, stop time.Duration, t 
 			watchers.Go(func() { e.watch(ctx, r, o) })
 		}
 	}
-	defer watchers.Wait()
 	time.Sleep(time.Until(begin))
 	if err := r.signal(syscall.SIGSTOP); err != nil {
 		return err

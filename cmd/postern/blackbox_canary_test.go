@@ -54,12 +54,22 @@ func TestNoSecretAnywhere(t *testing.T) {
 	}
 	for _, secret := range []string{key, token, rotated, visit.cookie} {
 		p.misfiled(t, secret)
+		p.askEnvoy(t, get("/items/"+secret)) // our own form is known anywhere
+		p.askPostern(t, get("/items/"+secret+"/x", "x-request-id", secret))
 	}
 	p.revoke(t, token)
 	p.becomes(t, withKey("/", token), 401, "revoked")
 
 	_, ready := p.fetch(t, "/readyz")
-	does(t, p.trail.ListAuditEntries, &adminv1.ListAuditEntriesRequest{PageSize: 1000})
+	trail := does(t, p.trail.ListAuditEntries, &adminv1.ListAuditEntriesRequest{PageSize: 1000}).GetEntries()
+	for _, e := range trail { // what was done stands beside the change that did it
+		if (e.GetChangeNumber() == 0) != e.GetDenied() {
+			t.Errorf("an entry without its change: %v", e)
+		}
+	}
+	if len(trail) < 10 {
+		t.Errorf("there are only %d entries", len(trail))
+	}
 	does(t, p.decisions.ListDecisions, &adminv1.ListDecisionsRequest{PageSize: 1000})
 	p.leaks(t, "/readyz", ready)
 	p.leaksFiles(t)

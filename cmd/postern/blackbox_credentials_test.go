@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"net/http"
 	"strings"
 	"syscall"
@@ -187,18 +188,15 @@ func TestUnknownAndWrongKeysAreAlike(t *testing.T) {
 	secret := func(key, other string) string { // the id of one with the secret of the other
 		return resealed(key[:len("pst_key_")+12] + other[len("pst_key_")+12:len(other)-6])
 	}
-	var want answer
-	for i, key := range []string{
+	tells := map[string]bool{}
+	for _, key := range []string{
 		secret(good, gone), secret(gone, good), secret("pst_key_AAAAAAAAAAAA", good), "a-foreign-secret-that-nobody-has",
 	} {
 		a := p.expect(t, withKey("/", key), 401, "credential_unknown")
-		a.id, a.headers, a.body = "", nil, strings.ReplaceAll(a.body, a.id, "")
-		if i == 0 {
-			want = a
-		}
-		if a.String() != want.String() || a.body != want.body {
-			t.Errorf("answers differ: %v and %v", a, want)
-		}
+		tells[strings.ReplaceAll(a.body, a.id, "")+a.header("www-authenticate")] = true
+	}
+	if len(tells) != 1 {
+		t.Errorf("the answers differ: %v", tells)
 	}
 }
 
@@ -471,6 +469,15 @@ func TestPersonalAccessTokens(t *testing.T) {
 		}
 		return false
 	})
+
+	// P-04: the ways in which programs send tokens, git's among them, are the same.
+	p.hide(base64.StdEncoding.EncodeToString([]byte("ann:" + whole)))
+	for _, value := range []string{"Bearer " + whole, "token " + whole, "Basic " + base64.StdEncoding.EncodeToString([]byte("ann:"+whole))} {
+		if got := p.askPostern(t, get("/people/me", "authorization", value)); got.principal != "ann" || got.credential != a.credential {
+			t.Errorf("%.6s…: %v", value, got)
+		}
+	}
+	p.expect(t, get("/people/me", "authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("ann:wrong"))), 401, "credential_unknown")
 
 	// P-02, P-08: a classic one has scopes, a fine-grained one permissions on records;
 	// a user has both, and the same policy decides about them.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // maxText is how many bytes are kept of a text that a client chose.
@@ -43,6 +44,14 @@ type Record struct {
 // texts are the fields whose memory belongs to the request.
 func (r *Record) texts() [6]*string {
 	return [...]*string{&r.RequestID, &r.Method, &r.Host, &r.Path, &r.Caller, &r.Found}
+}
+
+// scrub takes out secrets that a client has put where they do not belong, such as a
+// key in the path.
+func (r *Record) scrub() {
+	for _, text := range r.texts() {
+		*text = seal.Scrub(*text)
+	}
 }
 
 // Recorder takes decisions. Record must not block and must not keep the

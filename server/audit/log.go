@@ -43,6 +43,7 @@ func (l *Log) Dropped() uint64 { return l.records.dropped.Load() }
 func (l *Log) Close(ctx context.Context) error { return l.records.close(ctx) }
 
 func (l *Log) write(r Record) {
+	r.scrub()
 	level := slog.LevelInfo
 	if r.Decision.Reason.Fault() {
 		level = slog.LevelError

@@ -66,6 +66,7 @@ func (r *Ring) Find(id string) (Record, bool) {
 		s.mu.Unlock()
 		if found {
 			if rec, ok := s.load(); ok && rec.Decision.ID == id {
+				rec.scrub()
 				return rec, true
 			}
 		}
@@ -81,6 +82,7 @@ func (r *Ring) Last(n int, match func(*policy.Decision) bool) []Record {
 	for back := uint64(1); back <= min(next, size) && len(out) < n; back++ {
 		rec, ok := r.slots[(next-back)%size].load()
 		if ok && (match == nil || match(&rec.Decision)) {
+			rec.scrub()
 			out = append(out, rec)
 		}
 	}

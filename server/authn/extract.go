@@ -21,7 +21,8 @@ type Rule struct {
 // Location is a place in a request:
 //
 //	header:NAME                   the whole value of a header field
-//	header:authorization/SCHEME   the token after that scheme (RFC 9110 section 11.4)
+//	header:authorization/SCHEME   the token after that scheme (RFC 9110 section 11.4);
+//	                              of the scheme basic, the password
 //	cookie:NAME                   a cookie; the name's case counts
 //	query:NAME                    a query parameter, only for routes that name it
 //
@@ -169,6 +170,13 @@ func (e *Extractor) authorizationOf(value string) (Credential, error) {
 		}
 		if !isToken68(token) {
 			return Credential{}, errMalformed
+		}
+		if r.From.scheme == schemeBasic {
+			password, ok := passwordOf(token)
+			if !ok {
+				return Credential{}, errMalformed
+			}
+			token = password
 		}
 		return Credential{Uses: r.Uses, Secret: policy.NewSecret(token), From: r.From.text, Header: "authorization"}, nil
 	}

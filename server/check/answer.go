@@ -220,7 +220,11 @@ func newChallenges(realm string, rules []authn.Rule) challenges {
 			if scheme != "" && scheme != "apikey" {
 				name = strings.ToUpper(scheme[:1]) + scheme[1:]
 			}
-			if other := name + " realm=" + c.realm; !slices.Contains(c.others, other) {
+			other := name + " realm=" + c.realm
+			if scheme == "basic" {
+				other += `, charset="UTF-8"` // RFC 7617 section 2.1
+			}
+			if !slices.Contains(c.others, other) {
 				c.others = append(c.others, other)
 			}
 		}

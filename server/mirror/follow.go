@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -18,6 +19,8 @@ const (
 	settle = 5 * time.Millisecond
 	// maxBackoff is the longest time between two tries while the store fails.
 	maxBackoff = time.Second
+	// largeLoad is how many records leave much garbage when they have been read.
+	largeLoad = 4 * page
 	// maxCall is the longest that one call of the store may take, and maxHanging how
 	// many that took longer may still be under way.
 	maxCall    = 30 * time.Second
@@ -201,7 +204,7 @@ func (m *Mirror) fetch(ctx context.Context, after int64) <-chan fetched {
 // reload reads everything into a new world and swaps it in.
 func (m *Mirror) reload(ctx context.Context) error {
 	var w *world
-	begun, coming := m.deps.Now(), m.fetch(ctx, 0)
+	begun, coming, records := m.deps.Now(), m.fetch(ctx, 0), 0
 	for restarts := 0; ; {
 		f := <-coming
 		switch {
@@ -223,9 +226,15 @@ func (m *Mirror) reload(ctx context.Context) error {
 			coming = m.fetch(ctx, f.batch.Next)
 		}
 		w.apply(m.decodeAll(f.batch.Records), max(0, f.batch.Next))
+		records += len(f.batch.Records)
 		if f.batch.Complete {
 			m.swap(w, View{Number: f.batch.Next, Epoch: f.batch.Epoch, Since: f.start})
 			m.health.loaded(m.deps.Now().Sub(begun))
+			if records > largeLoad {
+				// What reading needed is garbage now, and would stay with the process until as
+				// much has been allocated again, which a server that hardly allocates never does.
+				go debug.FreeOSMemory()
+			}
 			return nil
 		}
 	}

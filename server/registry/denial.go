@@ -39,7 +39,7 @@ func (r *Registry) AddDenial(ctx context.Context, call Call, d store.Denial) (*s
 		if err != nil {
 			return err
 		}
-		line.ID, line.By, line.CreatedAt, line.Version = id, scrub(o.actor.Name()), o.now, 0
+		line.ID, line.By, line.CreatedAt, line.Version = id, seal.Scrub(o.actor.Name()), o.now, 0
 		o.target(store.KindDenial, id, line.Tenant)
 		o.entry.Reason, o.made, added = line.Note, id, &line
 		return o.put(added, "the id")
@@ -100,7 +100,7 @@ func (o *operation) line(d *store.Denial) error {
 	if d.Fingerprint != "" && !isSHA256(d.Fingerprint) {
 		f.field("fingerprint", "is the SHA-256 of a certificate's DER in 64 hex digits")
 	}
-	d.Note = scrub(d.Note)
+	d.Note = seal.Scrub(d.Note)
 	f.text("issuer", d.Issuer, maxClaim)
 	f.text("note", d.Note, maxReason)
 	d.IssuedBefore, d.ExpiresAt = store.Micro(d.IssuedBefore), store.Micro(d.ExpiresAt)

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -19,14 +20,14 @@ type EndRequest struct {
 
 // ending says that something ends now.
 func (o *operation) ending(reason string) *store.Ending {
-	return &store.Ending{At: o.now, Reason: reason, By: scrub(o.actor.Name())}
+	return &store.Ending{At: o.now, Reason: reason, By: seal.Scrub(o.actor.Name())}
 }
 
 // because checks a reason and notes it. A secret in it is taken out rather than
 // refused: who revokes it is in a hurry.
 func (o *operation) because(reason *string) error {
 	var f faults
-	*reason = scrub(*reason)
+	*reason = seal.Scrub(*reason)
 	f.text("reason", *reason, maxReason)
 	o.entry.Reason = *reason
 	return f.err()

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strings"
 
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -111,7 +112,7 @@ func fail(reason Reason, field, format string, args ...any) *Error {
 // fault makes a fault. What it repeats of a request may be a secret in the wrong
 // place, which is taken out.
 func fault(reason Reason, field, format string, args ...any) Fault {
-	return Fault{Reason: reason, Field: scrub(field), Message: scrub(fmt.Sprintf(format, args...))}
+	return Fault{Reason: reason, Field: seal.Scrub(field), Message: seal.Scrub(fmt.Sprintf(format, args...))}
 }
 
 func deny(field, format string, args ...any) *Error {

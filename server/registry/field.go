@@ -45,14 +45,6 @@ var ownSecret = regexp.MustCompile(fmt.Sprintf(`[0-9A-Za-z]{%d}_[0-9A-Za-z]{%d}`
 // holdsSecret reports whether somebody put a secret where everybody can read it.
 func holdsSecret(s string) bool { return ownSecret.MatchString(s) }
 
-// scrub takes secrets out of a text that cannot be refused any more.
-func scrub(s string) string {
-	if len(s) < seal.SecretLen {
-		return s
-	}
-	return ownSecret.ReplaceAllString(s, "[secret]")
-}
-
 // text checks a text for people.
 func (f *faults) text(field, s string, most int) {
 	switch {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -175,7 +176,7 @@ func (f *faults) exceeds(field string, missing []string, why string) {
 		return
 	}
 	lack := fault(GrantExceedsIssuer, field, "the caller does not have %s: %s", strings.Join(missing, ", "), why)
-	lack.Meta = map[string]string{"missing": scrub(strings.Join(missing, " "))}
+	lack.Meta = map[string]string{"missing": seal.Scrub(strings.Join(missing, " "))}
 	f.list = append(f.list, lack)
 }
 

@@ -160,7 +160,7 @@ func (d *draft) form(o *operation) *store.Credential {
 		Constraints: limits, Metadata: s.Metadata, CreatedAt: o.now, UpdatedAt: o.now,
 		NotBefore: store.Micro(s.NotBefore), ExpiresAt: store.Micro(s.ExpiresAt),
 		Period: store.Duration(s.Period), MaxExpiresAt: store.Micro(s.MaxExpiresAt),
-		Parent: s.Parent, IssuedBy: scrub(o.actor.Name()),
+		Parent: s.Parent, IssuedBy: seal.Scrub(o.actor.Name()),
 	}
 }
 

@@ -183,7 +183,7 @@ func signed(e store.AuditEntry, call Call) store.AuditEntry {
 	}
 	e.Credential, e.RequestID = call.Actor.Credential, call.RequestID
 	for _, text := range []*string{&e.Actor, &e.Credential, &e.Target, &e.Tenant, &e.Reason, &e.RequestID} {
-		*text = scrub(*text)
+		*text = seal.Scrub(*text)
 	}
 	return e
 }
@@ -200,7 +200,7 @@ func (o *operation) detail(key, value string) {
 	if o.entry.Detail == nil {
 		o.entry.Detail = map[string]string{}
 	}
-	o.entry.Detail[key] = scrub(value)
+	o.entry.Detail[key] = seal.Scrub(value)
 }
 
 // failed turns what ended an operation into the error that its caller gets, and

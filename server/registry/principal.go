@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -100,7 +101,7 @@ func (o *operation) fill(f *faults, p *store.Principal, s *PrincipalSpec, wildca
 	if len(s.Metadata) > 0 {
 		f.metadata("metadata", s.Metadata)
 	}
-	if s.DisabledReason = scrub(s.DisabledReason); s.DisabledReason != "" && !s.Disabled {
+	if s.DisabledReason = seal.Scrub(s.DisabledReason); s.DisabledReason != "" && !s.Disabled {
 		f.field("disabled_reason", "is for a principal that is disabled")
 	}
 	f.text("disabled_reason", s.DisabledReason, maxReason)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -65,7 +66,7 @@ func (o *operation) rotate(old *store.Credential, req RotateRequest) (secret pol
 	}
 	f.byItself(o.actor, old, req)
 	next = f.successor(old, req.TTL, time.Duration(rules.MaxTTL), o.now)
-	next.IssuedBy = scrub(o.actor.Name())
+	next.IssuedBy = seal.Scrub(o.actor.Name())
 	f.grants(o.actor, reach{}, reachOf(old, p))
 	f.within(o.actor, old.Constraints)
 	if err := f.err(); err != nil {

@@ -247,7 +247,7 @@ func (r *Registry) RotateSession(ctx context.Context, call Call, req RotateSessi
 		if err != nil {
 			return nil, err
 		}
-		old.Rotated = &store.Ending{At: o.now.Add(o.cfg.SessionOverlap), By: scrub(o.actor.Name())}
+		old.Rotated = &store.Ending{At: o.now.Add(o.cfg.SessionOverlap), By: seal.Scrub(o.actor.Name())}
 		old.Successor = next.ID
 		o.detail("predecessor", old.ID)
 		return created, o.put(old, "the id")

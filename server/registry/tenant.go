@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -71,7 +72,7 @@ func (r *Registry) CreateTenant(ctx context.Context, call Call, spec TenantSpec)
 func (o *operation) fillTenant(f *faults, t *store.Tenant, s *TenantSpec) {
 	f.text("display_name", s.Name, maxName)
 	f.labels("labels", s.Labels)
-	if s.DisabledReason = scrub(s.DisabledReason); s.DisabledReason != "" && !s.Disabled {
+	if s.DisabledReason = seal.Scrub(s.DisabledReason); s.DisabledReason != "" && !s.Disabled {
 		f.field("disabled_reason", "is for a tenant that is disabled")
 	}
 	f.text("disabled_reason", s.DisabledReason, maxReason)
