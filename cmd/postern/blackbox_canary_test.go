@@ -92,7 +92,7 @@ func TestNoSecretAnywhere(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "the server is busy", func() bool { return len(busy.log.entries(t, "decision")) > 100 })
+	eventually(t, "the server is busy", func() bool { return len(busy.log.entries(t, "decision")) > 2*len(secrets) })
 	busy.stop(t, syscall.SIGQUIT)
 	cancel()
 	all.Wait()
