@@ -24,6 +24,9 @@ type Constraints struct {
 	// Resources are "type:id" or "type:*" of actions (Action), for questions
 	// that are not about an HTTP request.
 	Resources []string `yaml:"resources" json:"resources,omitempty"`
+	// Peers are workloads, over one of whose TLS connections it must come: SPIFFE ids,
+	// DNS names, or "sha256:" and the fingerprint of a certificate in lower-case hex.
+	Peers []string `yaml:"peers" json:"peers,omitempty"`
 	// Windows are the times at which it may be used.
 	Windows []TimeWindow `yaml:"windows" json:"windows,omitempty"`
 	// RequireTLS refuses a request whose connection is not known to be TLS.
@@ -48,7 +51,9 @@ type Use struct {
 	Action *Action
 	// Audience is the service that is asked for; empty if nobody has named it.
 	Audience string
-	Now      time.Time
+	// Peer is the workload that connected; nil if none was proven.
+	Peer *Peer
+	Now  time.Time
 }
 
 // Check returns ReasonAllowed, or the first limit that the use breaks.
@@ -60,6 +65,8 @@ func (c *Constraints) Check(use Use) Reason {
 	switch {
 	case len(c.Audiences) > 0 && !slices.Contains(c.Audiences, use.Audience):
 		return ReasonInvalidAudience
+	case len(c.Peers) > 0 && !permitsPeer(c.Peers, use.Peer):
+		return ReasonBinding
 	case len(c.Networks) > 0 && !containsAddr(c.Networks, q.ClientIP):
 		return ReasonNetwork
 	case c.RequireTLS && (q.Plaintext || q.Scheme != "https"):
@@ -96,6 +103,7 @@ func (c *Constraints) Faults(report func(path, message, suggestion string)) {
 		{"paths", c.Paths != nil && len(c.Paths) == 0},
 		{"audiences", c.Audiences != nil && len(c.Audiences) == 0},
 		{"resources", c.Resources != nil && len(c.Resources) == 0},
+		{"peers", c.Peers != nil && len(c.Peers) == 0},
 		{"windows", c.Windows != nil && len(c.Windows) == 0},
 	} {
 		if list.empty {
@@ -115,6 +123,11 @@ func (c *Constraints) Faults(report func(path, message, suggestion string)) {
 	for i, r := range c.Resources {
 		if kind, id, ok := strings.Cut(r, ":"); !ok || kind == "" || id == "" {
 			report(fmt.Sprintf("resources[%d]", i), fmt.Sprintf("%q fits no resource", r), `write "type:id" or "type:*"`)
+		}
+	}
+	for i, p := range c.Peers {
+		if hex, ok := strings.CutPrefix(p, fingerprintPrefix); p == "" || ok && !isFingerprint(hex) {
+			report(fmt.Sprintf("peers[%d]", i), fmt.Sprintf("%q fits no workload", p), `write a SPIFFE id, a DNS name, or "sha256:" and 64 hex digits in lower case`)
 		}
 	}
 	for i, w := range c.Windows {
@@ -173,6 +186,28 @@ func permitsResource(resources []string, a *Action) bool {
 			if id := r[n+1:]; id == "*" || id == a.ResourceID {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+const fingerprintPrefix = "sha256:"
+
+func isFingerprint(s string) bool {
+	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+func permitsPeer(peers []string, p *Peer) bool {
+	if p == nil {
+		return false
+	}
+	for _, want := range peers {
+		if hex, ok := strings.CutPrefix(want, fingerprintPrefix); ok {
+			if hex == p.Fingerprint {
+				return true
+			}
+		} else if want == p.ID && want != "" {
+			return true
 		}
 	}
 	return false

@@ -11,7 +11,18 @@ import (
 func (r *Route) Covers(other *Route) bool {
 	return coverAll(r.Hosts, other.Hosts, HostPattern.Covers) &&
 		coverAll(r.Methods, other.Methods, coversMethod) &&
-		coverAll(r.Paths, other.Paths, PathPattern.Covers)
+		coverAll(r.Paths, other.Paths, PathPattern.Covers) &&
+		coversExtensions(r.Extensions, other.Extensions)
+}
+
+// coversExtensions reports whether the narrow one asks for all that the wide one does.
+func coversExtensions(wide, narrow map[string]string) bool {
+	for name, value := range wide {
+		if got, ok := narrow[name]; !ok || got != value {
+			return false
+		}
+	}
+	return true
 }
 
 // coverAll reports whether each of the narrow ones is covered by one of the wide.

@@ -17,6 +17,7 @@
 package policy
 
 import (
+	"crypto/x509"
 	"net/netip"
 	"time"
 )
@@ -66,6 +67,9 @@ type Attributes struct {
 	// values. Read by policies only, never by Postern.
 	Metadata map[string]any
 
+	// Connection is the certificate chain with which the caller of Postern itself
+	// connected, leaf first, as the handshake verified it; nil if it showed none.
+	Connection []*x509.Certificate
 	// Presented is a credential that the caller of Postern hands over apart from
 	// the headers (CheckRequest.credential).
 	Presented *Presented
@@ -141,6 +145,8 @@ type Request struct {
 	ClientIP netip.Addr
 	// Plaintext says that the client's connection is known not to be TLS.
 	Plaintext bool
+	// Zones are the names of the network zones that the request comes from.
+	Zones []string
 }
 
 // Kind is what sort of caller a principal is. Its zero value is nobody.
@@ -162,11 +168,18 @@ type Method string
 
 // The methods that Postern ships or names in routes.
 const (
-	MethodAnonymous Method = "anonymous"
-	MethodAPIKey    Method = "api_key"
-	MethodPAT       Method = "pat"
-	MethodJWT       Method = "jwt"
-	MethodSession   Method = "session"
+	MethodAnonymous  Method = "anonymous"
+	MethodAPIKey     Method = "api_key"
+	MethodPAT        Method = "pat"
+	MethodBasic      Method = "basic"
+	MethodJWT        Method = "jwt"
+	MethodOAuth      Method = "oauth"       // an opaque token, by introspection
+	MethodSession    Method = "session"     // of the store
+	MethodAppSession Method = "app_session" // of another application
+	MethodMTLS       Method = "mtls"
+	MethodVault      Method = "vault"
+	MethodSVID       Method = "jwt_svid"
+	MethodWorkload   Method = "workload" // a JWT that the workload signed itself
 )
 
 // Principal is a proven identity. It is immutable once an authenticator has
@@ -230,9 +243,11 @@ type Actor struct {
 type Peer struct {
 	// ID is the SPIFFE id or subject alternative name.
 	ID string
-	// TrustDomain is the domain that vouches for it.
+	// TrustDomain is the SPIFFE trust domain that vouches for it; empty for an
+	// identity of another kind.
 	TrustDomain string
-	// Fingerprint is the SHA-256 of the certificate in hex.
+	// Fingerprint is the SHA-256 of the certificate in lower-case hex; empty if the
+	// gateway did not say.
 	Fingerprint string
 }
 

@@ -13,6 +13,12 @@ type Route struct {
 	Hosts   []HostPattern
 	Methods []string
 	Paths   []PathPattern
+	// Extensions picks requests of which the enforcement point's own configuration
+	// says all of this (Envoy context_extensions).
+	Extensions map[string]string
+	// Zones are the network zones from one of which the request must come; empty
+	// accepts all.
+	Zones []string
 	// AnyOf lists the methods of authentication that are accepted; empty accepts
 	// all. AllOf lists methods that must all be proven. At most one is set.
 	AnyOf, AllOf []Method
@@ -28,6 +34,12 @@ type Route struct {
 	MinAssurance int
 	// MaxAge is the longest time since the user authenticated; 0 for any.
 	MaxAge time.Duration
+	// ACR lists the authentication contexts, one of which the principal must have
+	// been authenticated in; AMR the methods, all of which must have been used. Empty
+	// asks for none (RFC 9470, RFC 8176).
+	ACR, AMR []string
+	// RequireTLS refuses a request that is not known to have come over TLS.
+	RequireTLS bool
 	// Tenant, if set, owns whatever the route leads to: other tenants' principals
 	// are refused.
 	Tenant string
@@ -43,9 +55,18 @@ type Route struct {
 	Labels map[string]string
 }
 
-// Match reports whether the route is for the request.
-func (r *Route) Match(q *Request) bool {
-	return matchAny(r.Hosts, q.Host) && r.matchMethod(q.Method) && matchAny(r.Paths, q.Path)
+// Match reports whether the route is for the request, of which the enforcement point
+// says what extensions hold.
+func (r *Route) Match(q *Request, extensions map[string]string) bool {
+	if !matchAny(r.Hosts, q.Host) || !r.matchMethod(q.Method) || !matchAny(r.Paths, q.Path) {
+		return false
+	}
+	for name, value := range r.Extensions {
+		if got, ok := extensions[name]; !ok || got != value {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *Route) matchMethod(method string) bool {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"slices"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
@@ -45,8 +46,19 @@ type Route struct {
 	// Paths are /orders/7, /orders/* for one more segment, or /public/** for
 	// everything below. Default: every path.
 	Paths []policy.PathPattern `yaml:"paths"`
-	// AnyOf lists methods of authentication, one of which must be used: api_key,
-	// pat, jwt, or what an issuer's `method` says. Default: every configured one.
+	// Services are gRPC services, such as shop.v1.Orders: the same as the paths
+	// /shop.v1.Orders/*, and added to these.
+	Services []string `yaml:"services"`
+	// Extensions picks requests of which the gateway's own configuration says all of
+	// this (Envoy context_extensions). It counts only from callers with `trust:
+	// [context_extensions]`; a request of another caller does not match the route.
+	Extensions map[string]string `yaml:"extensions"`
+	// Zones are names under `zones`, from one of which the request must come. Default:
+	// from anywhere.
+	Zones []string `yaml:"zones"`
+	// AnyOf lists methods of authentication, one of which must be used: api_key, pat,
+	// jwt, oauth, basic, session, app_session, mtls, vault, jwt_svid, workload, or what
+	// an issuer's `method` says. Default: every configured one.
 	AnyOf []policy.Method `yaml:"any_of"`
 	// AllOf lists methods that must all be used, instead of AnyOf.
 	AllOf []policy.Method `yaml:"all_of"`
@@ -68,6 +80,16 @@ type Route struct {
 	MinAssurance int `yaml:"min_assurance"`
 	// MaxAge is the longest time since the user authenticated. Default: 0s, any.
 	MaxAge time.Duration `yaml:"max_age"`
+	// ACR lists authentication contexts, in one of which the user must have been
+	// authenticated (RFC 9470). Default: any.
+	ACR []string `yaml:"acr"`
+	// AMR lists authentication methods, all of which must have been used, such as otp
+	// or hwk (RFC 8176). Default: none.
+	AMR []string `yaml:"amr"`
+	// RequireTLS refuses requests that are not known to have come over TLS, also those
+	// without a credential. Default: false; credentials are refused over plaintext all
+	// the same.
+	RequireTLS bool `yaml:"require_tls"`
 	// Tenant owns what the route leads to; principals of others are refused.
 	Tenant string `yaml:"tenant"`
 	// Audience is the name of the service that the route leads to. Default: the
@@ -85,7 +107,28 @@ type Route struct {
 }
 
 // Policy returns the route as the phases know it.
-func (r Route) Policy() policy.Route { return policy.Route(r) }
+func (r *Route) Policy() policy.Route {
+	return policy.Route{
+		Name: r.Name, Hosts: r.Hosts, Methods: r.Methods, Paths: slices.Concat(r.Paths, servicePaths(r.Services)), Extensions: r.Extensions,
+		Zones: r.Zones, AnyOf: r.AnyOf, AllOf: r.AllOf, Anonymous: r.Anonymous,
+		Kinds: r.Kinds, Scopes: r.Scopes, Permission: r.Permission,
+		MinAssurance: r.MinAssurance, MaxAge: r.MaxAge, ACR: r.ACR, AMR: r.AMR,
+		RequireTLS: r.RequireTLS, Tenant: r.Tenant, Audience: r.Audience,
+		InsecurePlaintext: r.InsecurePlaintext, InsecureQueryCredential: r.InsecureQueryCredential, Labels: r.Labels,
+	}
+}
+
+// servicePaths are the paths of gRPC services: /SERVICE/METHOD. What is no pattern is
+// left out; Check has reported it.
+func servicePaths(services []string) []policy.PathPattern {
+	var paths []policy.PathPattern
+	for _, s := range services {
+		if p, err := policy.ParsePathPattern("/" + s + "/*"); err == nil {
+			paths = append(paths, p)
+		}
+	}
+	return paths
+}
 
 // Plaintext says what becomes of credentials that were sent without TLS. They are
 // denied with credential_over_plaintext unless a route says otherwise.

@@ -31,8 +31,9 @@ func (c *Config) checkRoutes(report report) {
 // checkReached refuses a route behind one that takes all of its requests. Of these
 // it would demand nothing, whatever stands there.
 func checkReached(report report, before []Route, r *Route, path string) {
+	own := r.Policy()
 	for i := range before {
-		if (*policy.Route)(&before[i]).Covers((*policy.Route)(r)) {
+		if b := before[i].Policy(); b.Covers(&own) {
 			report(path, "is never reached", fmt.Sprintf("move it before the route %q, which takes every request that it would, or remove it", before[i].Name))
 			return
 		}

@@ -28,8 +28,13 @@ type Credential struct {
 	// Uses are the authenticators that may own it, in the order to ask them, as
 	// the extraction rule lists them.
 	Uses []policy.Method
-	// Secret is its text, without scheme or cookie name.
+	// Secret is its text, without scheme or cookie name: of Basic, the password.
 	Secret policy.Secret
+	// User is the user-id that came with a password; empty for all others.
+	User string
+	// Scheme is the lower-case scheme of the authorization header that it came with,
+	// for example "bearer" or "dpop"; empty if it came elsewhere.
+	Scheme string
 	// From says where it was found, for example "header:authorization/bearer".
 	From string
 	// Header is the lower-case field to strip from the upstream request; empty
@@ -66,6 +71,13 @@ type Proof struct {
 	NotAfter time.Time
 	// Subject identifies what a denylist may revoke.
 	Subject Subject
+	// Confirm is what the caller must show besides, because the credential is bound to
+	// it. The Checker asks for it; a proof with an empty one may be used by whoever
+	// holds the credential.
+	Confirm Confirmation
+	// Peer is the workload at the other end of the connection, of a proof by
+	// certificate; nil for all others.
+	Peer *policy.Peer
 	// State is how much state the proof needed.
 	State policy.State
 
@@ -73,6 +85,17 @@ type Proof struct {
 	// uses on every request, such as identity headers. Only the Checker reads it,
 	// and it checks that the value is its own.
 	Rendered atomic.Pointer[any]
+}
+
+// Confirmation binds a credential to a key (RFC 7800). Every field that is set must
+// be met.
+type Confirmation struct {
+	// Certificate is the SHA-256 of the client certificate in lower-case hex (RFC 8705
+	// section 3.1, x5t#S256).
+	Certificate string
+	// Key is the JWK thumbprint of the key that signs DPoP proofs (RFC 9449 section 6.1,
+	// jkt).
+	Key string
 }
 
 // Subject is how a denylist names a credential. Empty fields name nothing.
@@ -93,6 +116,11 @@ type Subject struct {
 
 // ErrNotMine says that a credential is recognizably of another kind.
 var ErrNotMine = errors.New("not a credential of this kind")
+
+// ErrUnreachable says that who knows the truth could not be asked: a fault of the
+// network, or of the other side (5xx). Cached may then use an answer that it had
+// before; other errors are no reason to.
+var ErrUnreachable = errors.New("it could not be asked")
 
 // Refusal says that a credential is of the authenticator's kind and bad.
 type Refusal struct {

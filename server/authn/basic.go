@@ -14,17 +14,17 @@ const schemeBasic = "basic"
 // maxBasic is the longest pair that is decoded, in bytes.
 const maxBasic = 1024
 
-// passwordOf reads the password of `base64(user-id ":" password)`. It is strict: one
-// padding, UTF-8, no control characters (RFC 7617 section 2), a password at all.
-func passwordOf(token string) (string, bool) {
+// passwordOf reads `base64(user-id ":" password)`. It is strict: one padding, UTF-8, no
+// control characters (RFC 7617 section 2), a password at all.
+func passwordOf(token string) (user, password string, ok bool) {
 	if len(token) > base64.StdEncoding.EncodedLen(maxBasic) {
-		return "", false
+		return "", "", false
 	}
 	pair, err := base64.StdEncoding.Strict().DecodeString(token)
 	if err != nil || !utf8.Valid(pair) {
-		return "", false
+		return "", "", false
 	}
-	_, password, found := strings.Cut(string(pair), ":")
+	user, password, found := strings.Cut(string(pair), ":")
 	isControl := func(r rune) bool { return r < ' ' || r == 0x7f }
-	return password, found && password != "" && strings.IndexFunc(string(pair), isControl) < 0
+	return user, password, found && password != "" && strings.IndexFunc(string(pair), isControl) < 0
 }

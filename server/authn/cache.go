@@ -206,6 +206,8 @@ func (c *Cached) hash(cred *Credential) [32]byte {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(use)))
 		b = append(b, use...)
 	}
+	b = binary.BigEndian.AppendUint32(b, uint32(len(cred.User)))
+	b = append(b, cred.User...)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(cred.Secret.Reveal())))
 	b = append(b, cred.Secret.Reveal()...)
 	return sha256.Sum256(b)

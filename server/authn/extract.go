@@ -171,14 +171,14 @@ func (e *Extractor) authorizationOf(value string) (Credential, error) {
 		if !isToken68(token) {
 			return Credential{}, errMalformed
 		}
+		user := ""
 		if r.From.scheme == schemeBasic {
-			password, ok := passwordOf(token)
-			if !ok {
+			var ok bool
+			if user, token, ok = passwordOf(token); !ok {
 				return Credential{}, errMalformed
 			}
-			token = password
 		}
-		return Credential{Uses: r.Uses, Secret: policy.NewSecret(token), From: r.From.text, Header: "authorization"}, nil
+		return Credential{Uses: r.Uses, User: user, Secret: policy.NewSecret(token), Scheme: r.From.scheme, From: r.From.text, Header: "authorization"}, nil
 	}
 	return Credential{}, errScheme
 }

@@ -25,7 +25,7 @@ func (c *Checker) read(x *exchange) bool {
 		}
 		return x.deny(reason, err.Error())
 	}
-	route, certain := c.match(&x.request)
+	route, certain := c.match(&x.request, x.attributes.Extensions)
 	if !certain {
 		return x.deny(policy.ReasonRequestInvalid, "a forgiving server would read the path as one of another route")
 	}
@@ -46,15 +46,15 @@ func (t Trust) strip(a *policy.Attributes) {
 // match finds the first route that matches. That is not certain if the path, read
 // as the most forgiving server would, is one of another route:
 // /ADMIN must not get past what /admin demands.
-func (c *Checker) match(q *policy.Request) (route *policy.Route, certain bool) {
-	at := first(c.routes, q)
+func (c *Checker) match(q *policy.Request, extensions map[string]string) (route *policy.Route, certain bool) {
+	at := first(c.routes, q, extensions)
 	if q.Folded != q.Path || c.foldedDiffer || endsWithSlash(q.Path) {
 		folded := policy.Request{Host: q.Host, Method: q.Method, Path: q.Folded}
 		if strings.Contains(q.Path, "%2F") {
 			folded.Path = strings.ToLower(q.Path) // kept, so the upstream does not split there either
 		}
 		folded.Path = trimSlash(folded.Path)
-		if first(c.folded, &folded) != at {
+		if first(c.folded, &folded, extensions) != at {
 			return nil, false
 		}
 	}
@@ -64,9 +64,9 @@ func (c *Checker) match(q *policy.Request) (route *policy.Route, certain bool) {
 	return &c.routes[at], true
 }
 
-func first(routes []policy.Route, q *policy.Request) int {
+func first(routes []policy.Route, q *policy.Request, extensions map[string]string) int {
 	for i := range routes {
-		if routes[i].Match(q) {
+		if routes[i].Match(q, extensions) {
 			return i
 		}
 	}
