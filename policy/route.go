@@ -46,6 +46,8 @@ type Route struct {
 	// Audience is the service that the route leads to; empty for the
 	// installation's.
 	Audience string
+	// ResourceMetadata is the URL that challenges name (RFC 9728); empty for none.
+	ResourceMetadata string
 	// InsecurePlaintext accepts credentials over connections without TLS.
 	InsecurePlaintext bool
 	// InsecureQueryCredential names the query parameter in which a legacy client

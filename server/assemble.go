@@ -82,7 +82,7 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 			csrf.Tokens = s
 		}
 	}
-	for _, method := range tokenMethods(cfg.Issuers) {
+	for _, method := range cfg.tokenMethods() {
 		chain = append(chain, authn.Link{Method: method, Authenticator: only{method, tokens}})
 	}
 	rules := extractionRules(cfg.Credentials)
@@ -97,10 +97,12 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 		CSRF:              csrf,
 		Recorder:          env.recorder,
 		Trust:             trust(cfg.Callers),
-		Routes:            routes(cfg.Routes),
+		Routes:            routes(cfg),
 		Rules:             rules,
 		Audience:          cfg.Audience,
 		Realm:             cfg.Realm,
+		ResourceMetadata:  cfg.ResourceMetadata,
+		Zones:             zones(cfg.Zones),
 		Identity:          identity,
 		DecisionHeader:    decisionHeader,
 		Reserved:          reserved(cfg.Request.IdentityHeaders),
@@ -229,16 +231,6 @@ func (o only) Authenticate(ctx context.Context, c *authn.Credential) (*authn.Pro
 	return proof, err
 }
 
-func tokenMethods(issuers []Issuer) []policy.Method {
-	var all []policy.Method
-	for i := range issuers {
-		if m := issuers[i].method(); !slices.Contains(all, m) {
-			all = append(all, m)
-		}
-	}
-	return all
-}
-
 func extractionRules(credentials []CredentialRule) []authn.Rule {
 	rules := make([]authn.Rule, len(credentials))
 	for i, c := range credentials {
@@ -269,10 +261,11 @@ func keyHeaders(credentials []CredentialRule) []string {
 	return names
 }
 
-func routes(list []Route) []policy.Route {
-	out := make([]policy.Route, len(list))
-	for i := range list {
-		out[i] = list[i].Policy()
+func routes(cfg *Config) []policy.Route {
+	out := make([]policy.Route, len(cfg.Routes))
+	for i := range out {
+		out[i] = cfg.route(&cfg.Routes[i]).Policy()
+		out[i].ResourceMetadata = cmp.Or(out[i].ResourceMetadata, cfg.ResourceMetadata)
 	}
 	return out
 }
@@ -281,8 +274,10 @@ func trust(callers []Caller) map[string]check.Trust {
 	all := map[string]check.Trust{}
 	for _, c := range callers {
 		all[c.Name] = check.Trust{
-			SourcePrincipal: slices.Contains(c.Trust, TrustSourcePrincipal),
-			Extensions:      slices.Contains(c.Trust, TrustContextExtensions),
+			SourcePrincipal:      slices.Contains(c.Trust, TrustSourcePrincipal),
+			Extensions:           slices.Contains(c.Trust, TrustContextExtensions),
+			ForwardedCertificate: slices.Contains(c.Trust, TrustClientCertificate),
+			OwnCertificate:       slices.Contains(c.Trust, TrustOwnCertificate),
 		}
 	}
 	return all

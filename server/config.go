@@ -61,6 +61,8 @@ type Config struct {
 	// Issuers are the issuers of JWTs that are believed. Each has its own keys,
 	// audiences and algorithms, and a token is only held against its own issuer's.
 	Issuers []Issuer `yaml:"issuers"`
+	// Zones are networks by name, for routes and policies: input.request.zones.
+	Zones map[string]Zone `yaml:"zones"`
 	// Routes say what requests must bring before the policy is asked. The first
 	// that matches counts, and one that certainly never is the first is an error. A
 	// request that matches none may use every configured method and needs a
@@ -98,6 +100,9 @@ type Config struct {
 	// Realm is the realm in WWW-Authenticate (RFC 9110 section 11.5). Default:
 	// postern.
 	Realm string `yaml:"realm"`
+	// ResourceMetadata is the URL of the metadata of the protected resource, which
+	// challenges name (RFC 9728). Default: none.
+	ResourceMetadata string `yaml:"resource_metadata"`
 	// Plaintext says what becomes of credentials that were sent without TLS.
 	Plaintext Plaintext `yaml:"plaintext"`
 	// Reflection serves gRPC reflection, so that grpcurl needs no proto files. It

@@ -31,11 +31,13 @@ func (c *Config) Check(report func(path, message, suggestion string)) {
 	c.checkCallers(report)
 	c.checkCredentials(report)
 	c.checkIssuers(report)
+	c.checkZones(report)
 	c.checkRoutes(report)
 	c.checkUpstream(report)
 	c.checkPolicy(report)
 	c.checkStore(report)
 	c.checkRanges(report)
+	checkMetadataURL(report, "resource_metadata", c.ResourceMetadata)
 	if !isRealm(c.Realm) {
 		report("realm", "must be 1 to 128 printable ASCII characters without quotes and backslashes", "")
 	}
@@ -129,8 +131,16 @@ func (c *Config) provided() []policy.Method {
 	if c.hasSessions() {
 		all = append(all, policy.MethodSession)
 	}
+	return append(all, c.tokenMethods()...)
+}
+
+// tokenMethods are the names under which routes know the tokens of issuers, each once.
+func (c *Config) tokenMethods() []policy.Method {
+	var all []policy.Method
 	for i := range c.Issuers {
-		all = append(all, c.Issuers[i].method())
+		if m := c.Issuers[i].method(); !slices.Contains(all, m) {
+			all = append(all, m)
+		}
 	}
 	return all
 }

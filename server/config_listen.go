@@ -152,9 +152,13 @@ type Caller struct {
 	// as well, because others could read it on its way.
 	Token policy.Secret `yaml:"token"`
 	// Trust lists what it is believed to say about its own clients:
-	// "source_principal", the identity that it verified for their connection, and
-	// "context_extensions", what its routes say of themselves. Default: nothing.
-	// Danger: whoever is trusted can name any identity.
+	// "source_principal", the identity and certificate that it verified for their
+	// connection; "client_certificate", what it says of that certificate in
+	// x-forwarded-client-cert or Client-Cert, which it must take out of what clients
+	// send; "context_extensions", what its routes say of themselves; and
+	// "own_certificate", that it asks for itself and not for others, so that its own
+	// certificate is the client's. Default: nothing. Danger: whoever is trusted can
+	// name any identity.
 	Trust []Trust `yaml:"trust"`
 }
 
@@ -165,7 +169,11 @@ type Trust string
 const (
 	TrustSourcePrincipal   Trust = "source_principal"
 	TrustContextExtensions Trust = "context_extensions"
+	TrustClientCertificate Trust = "client_certificate"
+	TrustOwnCertificate    Trust = "own_certificate"
 )
 
 // Values implements strictyaml.Enum.
-func (Trust) Values() []string { return []string{"source_principal", "context_extensions"} }
+func (Trust) Values() []string {
+	return []string{"source_principal", "context_extensions", "client_certificate", "own_certificate"}
+}

@@ -38,6 +38,10 @@ func (s *Issuer) SetDefaults() { s.Config.SetDefaults() }
 type Route struct {
 	// Name names the route in policies, logs and metrics. Required, unique.
 	Name string `yaml:"name,required"`
+	// Profile is a ready set of demands for a usual kind of client: s2s, web, mobile,
+	// microservice, spa, internal, finance or third_party. What the route says itself
+	// counts before the profile. Default: none.
+	Profile Profile `yaml:"profile"`
 	// Hosts are host names without port, or *.example.com for every name below.
 	// Default: every host.
 	Hosts []policy.HostPattern `yaml:"hosts"`
@@ -95,6 +99,9 @@ type Route struct {
 	// Audience is the name of the service that the route leads to. Default: the
 	// installation's `audience`.
 	Audience string `yaml:"audience"`
+	// ResourceMetadata is the URL of the metadata of the protected resource, which
+	// challenges name (RFC 9728). Default: the installation's `resource_metadata`.
+	ResourceMetadata string `yaml:"resource_metadata"`
 	// InsecurePlaintext accepts credentials over connections without TLS. Danger:
 	// everybody on the way can read and use them. Default: false.
 	InsecurePlaintext bool `yaml:"insecure_plaintext"`
@@ -113,7 +120,7 @@ func (r *Route) Policy() policy.Route {
 		Zones: r.Zones, AnyOf: r.AnyOf, AllOf: r.AllOf, Anonymous: r.Anonymous,
 		Kinds: r.Kinds, Scopes: r.Scopes, Permission: r.Permission,
 		MinAssurance: r.MinAssurance, MaxAge: r.MaxAge, ACR: r.ACR, AMR: r.AMR,
-		RequireTLS: r.RequireTLS, Tenant: r.Tenant, Audience: r.Audience,
+		RequireTLS: r.RequireTLS, Tenant: r.Tenant, Audience: r.Audience, ResourceMetadata: r.ResourceMetadata,
 		InsecurePlaintext: r.InsecurePlaintext, InsecureQueryCredential: r.InsecureQueryCredential, Labels: r.Labels,
 	}
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -17,6 +18,8 @@ func (c *Config) checkRoutes(report report) {
 		r, path := &c.Routes[i], fmt.Sprintf("routes[%d]", i)
 		checkName(report, path+".name", r.Name, names)
 		checkReached(report, c.Routes[:i], r, path)
+		c.checkProfile(report, path, r)
+		c.checkZoneNames(report, path+".zones", r.Zones)
 		c.checkRouteMethods(report, r, path)
 		checkRouteMatch(report, r, path)
 		reader.check(report, path, r.Hosts, r.Methods, r.Paths)
@@ -70,6 +73,8 @@ func checkAnonymous(report report, r *Route, path string) {
 		{"scopes", len(r.Scopes) > 0},
 		{"min_assurance", r.MinAssurance != 0},
 		{"max_age", r.MaxAge != 0},
+		{"acr", len(r.ACR) > 0},
+		{"amr", len(r.AMR) > 0},
 		{"tenant", r.Tenant != ""},
 	} {
 		if demand.set {
@@ -122,8 +127,37 @@ func checkRouteDemands(report report, r *Route, path string) {
 		}
 	}
 	checkNoRepeats(report, path+".scopes", r.Scopes)
+	for _, list := range []struct {
+		field string
+		names []string
+	}{{"acr", r.ACR}, {"amr", r.AMR}} {
+		for i, name := range list.names {
+			if !isScope(name) {
+				report(fmt.Sprintf("%s.%s[%d]", path, list.field, i), fmt.Sprintf("%q cannot stand in a challenge", name), "write one name an item, without spaces and quotes")
+			}
+		}
+		checkNoRepeats(report, path+"."+list.field, list.names)
+	}
+	for i, s := range r.Services {
+		if _, err := policy.ParsePathPattern("/" + s + "/*"); err != nil || s == "" || strings.ContainsAny(s, "/*") {
+			report(fmt.Sprintf("%s.services[%d]", path, i), fmt.Sprintf("%q is not a gRPC service", s), "write its full name, as in shop.v1.Orders")
+		}
+	}
+	checkNoRepeats(report, path+".services", r.Services)
+	checkMetadataURL(report, path+".resource_metadata", r.ResourceMetadata)
 	if r.MinAssurance < 0 || r.MinAssurance > 4 {
 		report(path+".min_assurance", fmt.Sprintf("%d is not a level of assurance: use 0 to 4", r.MinAssurance), "")
+	}
+}
+
+// checkMetadataURL refuses what is no URL that a client could fetch (RFC 9728 section
+// 3: https).
+func checkMetadataURL(report report, path, text string) {
+	if text == "" {
+		return
+	}
+	if u, err := url.Parse(text); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || !isScope(text) {
+		report(path, fmt.Sprintf("%q is not a URL that clients can read", text), "write it as https://api.example.com/.well-known/oauth-protected-resource")
 	}
 }
 

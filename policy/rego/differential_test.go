@@ -56,6 +56,7 @@ default allow := false
 allow if "a" in input.principal.roles
 deny contains s if some s in input.principal.scopes`,
 	`decision if input.context.a == input.route.labels.a`,
+	`decision if "a" in input.request.zones`,
 	`decision if input.attributes.source.address.socketAddress.address == input.request.client_ip`,
 	`decision if input.principal.expires_at > 5
 decision if not input.principal.auth_time`,
@@ -98,7 +99,7 @@ func randomInput(r *rand.Rand) *policy.Input {
 	}
 	in := &policy.Input{
 		Attributes: &policy.Attributes{Method: "GET", Path: "/raw", Body: []byte(pick("", `{"a":{"b":1}}`, `{"a":1}`, `null`, `[1]`)), BodyTruncated: r.IntN(5) == 0, Context: object()},
-		Request:    &policy.Request{Method: "GET", Path: pick("/", "/a", "/a/b", "/a/b/c", "/a/"), Query: pick("", "a=1", "a=1&b=2&b=3", "b=&a=")},
+		Request:    &policy.Request{Method: "GET", Path: pick("/", "/a", "/a/b", "/a/b/c", "/a/"), Query: pick("", "a=1", "a=1&b=2&b=3", "b=&a="), Zones: some("a", "b")},
 		Principal: &policy.Principal{ID: pick("a", "b", "x-h"), Tenant: pick("a", "b", ""), Roles: some("a", "b"), Scopes: some("s"),
 			Claims: object(), Metadata: object()},
 		Route: &policy.Route{Labels: map[string]string{"a": pick("", "x", "1")}},

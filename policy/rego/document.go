@@ -99,6 +99,7 @@ var document = field{fields: []field{
 		{name: "query", get: func(_ *view, in *policy.Input) value { return text(withoutCredential(in, in.Request.Query)) }},
 		{name: "client_ip", get: func(_ *view, in *policy.Input) value { return address(in.Request.ClientIP) }},
 		{name: "plaintext", get: func(_ *view, in *policy.Input) value { return boolean(in.Request.Plaintext) }},
+		{name: "zones", get: func(_ *view, in *policy.Input) value { return list(in.Request.Zones) }},
 		{name: "grpc", has: isRPC, fields: rpc},
 	}},
 	{name: "principal", has: func(in *policy.Input) bool { return in.Principal != nil }, fields: []field{

@@ -46,6 +46,7 @@ func TestDocument(t *testing.T) {
 		in.Attributes.Context = map[string]any{"flag": true}
 		in.Principal.AuthTime = time.Unix(1767000000, 0)
 		in.Principal.Actors = []policy.Actor{{ID: "bot", Kind: policy.KindAgent}}
+		in.Request.Zones = []string{"mesh"}
 		in.Peer = &policy.Peer{ID: "spiffe://prod/a", TrustDomain: "prod", Fingerprint: "ab"}
 		in.Request.Service, in.Request.RPC = "shop.Orders", "Get"
 		in.Route.Scopes, in.Route.Permission = []string{"read"}, "orders.read"
@@ -65,7 +66,7 @@ func TestDocument(t *testing.T) {
 "parsed_body": {"n": 1.50, "s": ["x"]}, "truncated_body": false,
 "source_principal": "spiffe://prod/ns/edge", "version": {"encoding": "protojson", "ext_authz": "v3"},
 "request": {"method": "GET", "scheme": "https", "host": "api.example.com", "port": 443, "path": "/orders/7", "folded": "/orders/7", "segments": ["orders", "7"],
-  "query": "lang=en&id=1&id=2", "client_ip": "198.51.100.1", "plaintext": false, "grpc": {"service": "shop.Orders", "method": "Get"}},
+  "query": "lang=en&id=1&id=2", "client_ip": "198.51.100.1", "plaintext": false, "zones": ["mesh"], "grpc": {"service": "shop.Orders", "method": "Get"}},
 "principal": {"id": "ann", "kind": "user", "tenant": "acme", "roles": ["viewer"], "scopes": ["read"], "permissions": [],
   "claims": {"team": "billing"}, "metadata": {}, "method": "jwt", "assurance": 3, "acr": "", "amr": [], "auth_time": 1767000000,
   "actors": [{"id": "bot", "kind": "agent"}], "credential_id": "", "issuer": ""},

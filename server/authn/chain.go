@@ -12,24 +12,36 @@ import (
 type Link struct {
 	Method policy.Method
 	Authenticator
+	// Shapes are those of the credentials that it is asked about; zero for all.
+	Shapes Shape
 }
 
 // Chain asks the authenticators that a credential's rule names, in that order,
-// until one owns it.
+// until one owns it. Of those that differ in the shape of their tokens only the one
+// is asked whose shape it has, so that a token of one kind is never shown to the
+// server of another; a text that looks like the tokens of two of them is refused.
 type Chain []Link
 
 // Authenticate returns the answer of the first authenticator that owns the
 // credential. A credential that nobody owns is refused as unknown, so that the
 // answer does not tell which kinds are configured.
 func (c Chain) Authenticate(ctx context.Context, cred *Credential) (*Proof, error) {
+	shape := c.shape(cred)
+	if !shape.single() {
+		return nil, errTwoOwners
+	}
+	unowned := errUnowned
 	for _, use := range cred.Uses {
-		a := c.lookup(use)
-		if a == nil {
+		link := c.lookup(use)
+		if link == nil || link.Shapes != 0 && link.Shapes&shape == 0 {
 			continue
 		}
-		proof, err := a.Authenticate(ctx, cred)
-		switch {
+		proof, err := link.Authenticate(ctx, cred)
+		switch foreign := (*Refusal)(nil); {
 		case errors.Is(err, ErrNotMine):
+			continue
+		case errors.As(err, &foreign) && foreign.Reason == policy.ReasonIssuerUntrusted:
+			unowned = foreign // somebody else may know the issuer
 			continue
 		case err != nil:
 			return nil, err
@@ -38,16 +50,51 @@ func (c Chain) Authenticate(ctx context.Context, cred *Credential) (*Proof, erro
 		}
 		return proof, nil
 	}
-	return nil, errUnowned
+	return nil, unowned
 }
 
-var errUnowned = Refuse(policy.ReasonCredentialUnknown, "no configured method owns the credential")
+var (
+	errUnowned   = Refuse(policy.ReasonCredentialUnknown, "no configured method owns the credential")
+	errTwoOwners = Refuse(policy.ReasonCredentialAmbiguous, "the credential looks like the tokens of two methods")
+)
 
-func (c Chain) lookup(use policy.Method) Authenticator {
+// shape returns the shape of the credential in the eyes of those who may be asked: one
+// that none of them takes is no shape, and the text is opaque.
+func (c Chain) shape(cred *Credential) Shape {
+	var taken Shape
+	for _, use := range cred.Uses {
+		if link := c.lookup(use); link != nil {
+			taken |= link.Shapes
+		}
+	}
+	if taken == 0 {
+		return 0 // nobody looks at shapes
+	}
+	if s := shapesOf(cred.Secret.Reveal()) & taken; s != 0 {
+		return s
+	}
+	return ShapeOpaque
+}
+
+func (c Chain) lookup(use policy.Method) *Link {
 	for i := range c {
 		if c[i].Method == use {
-			return c[i].Authenticator
+			return &c[i]
 		}
 	}
 	return nil
+}
+
+// Union is several authenticators that together own one shape of token. They are
+// asked in order, and none twice.
+type Union []Authenticator
+
+// Authenticate returns the answer of the first that owns the credential.
+func (u Union) Authenticate(ctx context.Context, cred *Credential) (*Proof, error) {
+	for _, a := range u {
+		if proof, err := a.Authenticate(ctx, cred); !errors.Is(err, ErrNotMine) {
+			return proof, err
+		}
+	}
+	return nil, ErrNotMine
 }

@@ -66,3 +66,79 @@ func TestChainZeroAnswers(t *testing.T) {
 		}
 	}
 }
+
+// T-02: a token is shown to nobody but the one kind whose shape it has; where two
+// kinds could own it, it is refused.
+func TestRouter(t *testing.T) {
+	t.Parallel()
+	link := func(m policy.Method, shapes authn.Shape) authn.Link {
+		return authn.Link{Method: m, Shapes: shapes, Authenticator: fixed{&authn.Proof{Principal: &policy.Principal{ID: string(m)}}, nil}}
+	}
+	keys := authn.Link{Method: "api_key", Authenticator: fixed{nil, authn.ErrNotMine}}
+	chain := authn.Chain{keys, link("jwt", authn.ShapeSigned), link("vault", authn.ShapeVault), link("oauth", authn.ShapeOpaque)}
+	all := []policy.Method{"api_key", "oauth", "vault", "jwt"}
+	long := "abcdefghijklmnopqrstuvwxyz"
+	for _, tt := range []struct {
+		token string
+		uses  []policy.Method
+		want  string
+	}{
+		{"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln", all, "jwt"},
+		{"a.b.c", all, "jwt"},
+		{"eyJhbGciOiJSUzI1NiJ9", all, "jwt"},
+		{"hvs." + long, all, "vault"},
+		{"hvb." + long, all, "vault"},
+		{"hvr.x", all, "vault"},
+		{"s." + long, all, "vault"},
+		{"b." + long, all, "vault"},
+		{"s.short", all, "oauth"},
+		{"opaque", all, "oauth"},
+		{"a.b", all, "oauth"},
+		{"", all, "oauth"},
+		{"hvs", all, "oauth"},
+		// Both a Vault token and a JWS by its form.
+		{"hvs." + long + ".c2ln", all, "multiple_credentials"},
+		{"s." + long + ".c2ln", all, "multiple_credentials"},
+		// Where the other kind is not in the rule, there is one reading.
+		{"hvs." + long + ".c2ln", []policy.Method{"jwt"}, "jwt"},
+		{"hvs." + long, []policy.Method{"oauth"}, "oauth"},
+		{"a.b.c", []policy.Method{"oauth", "vault"}, "oauth"},
+		{"opaque", []policy.Method{"jwt", "vault"}, "credential_unknown"},
+	} {
+		proof, err := chain.Authenticate(t.Context(), &authn.Credential{Uses: tt.uses, Secret: policy.NewSecret(tt.token)})
+		got := ""
+		if refusal := (*authn.Refusal)(nil); errors.As(err, &refusal) {
+			got = refusal.Reason.String()
+		} else if err == nil {
+			got = proof.Principal.ID
+		}
+		if got != tt.want {
+			t.Errorf("%q for %v: %s (%v), want %s", tt.token, tt.uses, got, err, tt.want)
+		}
+	}
+}
+
+// An issuer that one kind does not know may be another's; if nobody knows it, that is
+// the answer.
+func TestChainOfIssuers(t *testing.T) {
+	t.Parallel()
+	foreign := authn.Refuse(policy.ReasonIssuerUntrusted, "")
+	alice := &authn.Proof{Principal: &policy.Principal{ID: "alice"}}
+	a, b := authn.Link{Method: "a", Authenticator: fixed{nil, foreign}}, authn.Link{Method: "b", Authenticator: fixed{alice, nil}}
+	cred := &authn.Credential{Uses: []policy.Method{"a", "b"}}
+	if proof, err := (authn.Chain{a, b}).Authenticate(t.Context(), cred); proof != alice {
+		t.Errorf("%v, %v", proof, err)
+	}
+	if _, err := (authn.Chain{a}).Authenticate(t.Context(), cred); !errors.Is(err, foreign) {
+		t.Errorf("%v", err)
+	}
+	if proof, err := (authn.Union{fixed{nil, authn.ErrNotMine}, fixed{alice, nil}}).Authenticate(t.Context(), cred); proof != alice {
+		t.Errorf("%v, %v", proof, err)
+	}
+	if _, err := (authn.Union{fixed{nil, foreign}, fixed{alice, nil}}).Authenticate(t.Context(), cred); !errors.Is(err, foreign) {
+		t.Errorf("%v", err)
+	}
+	if _, err := (authn.Union{}).Authenticate(t.Context(), cred); !errors.Is(err, authn.ErrNotMine) {
+		t.Errorf("%v", err)
+	}
+}

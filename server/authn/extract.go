@@ -228,7 +228,7 @@ func (e *Extractor) presented(dst []Credential, p *policy.Presented) ([]Credenti
 	for i := range e.rules {
 		r := &e.rules[i]
 		if r.From.scheme == p.Use || r.From.scheme == "" && r.From.query == "" && string(r.Uses[0]) == p.Use {
-			return add(dst, Credential{Uses: r.Uses, Secret: p.Secret, From: "request:" + p.Use, Cookie: r.From.cookie})
+			return add(dst, Credential{Uses: r.Uses, Secret: p.Secret, Scheme: r.From.scheme, From: "request:" + p.Use, Cookie: r.From.cookie})
 		}
 	}
 	return dst, errScheme

@@ -49,6 +49,12 @@ type Trust struct {
 	// Extensions believes the caller's own configuration of the route (Envoy
 	// context_extensions) and what its earlier filters said (metadata_context).
 	Extensions bool
+	// ForwardedCertificate believes the fields in which a gateway says what certificate
+	// its client showed: x-forwarded-client-cert, Client-Cert (RFC 9440).
+	ForwardedCertificate bool
+	// OwnCertificate takes the certificate with which the caller itself connected for
+	// the client's: it asks for itself.
+	OwnCertificate bool
 }
 
 // Revocations knows which credentials no longer count, whoever signed them.
@@ -86,6 +92,14 @@ type Config struct {
 	Extractor     *authn.Extractor
 	Authenticator authn.Authenticator
 	Decider       Decider
+	// Peers may be nil: no certificate proves anything.
+	Peers Peers
+	// Possessions may be nil: tokens that are bound to a key are refused.
+	Possessions Possessions
+	// Zones are the network zones.
+	Zones []Zone
+	// MethodZones names the zones outside of which a method is not used at all.
+	MethodZones map[policy.Method][]string
 	// Revocations may be nil: nothing is revoked.
 	Revocations Revocations
 	// Sight takes one for each check with a credential; nil where nothing is followed
@@ -105,11 +119,16 @@ type Config struct {
 	Audience string
 	// Realm is the realm of challenges (RFC 9110 section 11.5).
 	Realm string
+	// ResourceMetadata is the URL that challenges name where the route has none of its
+	// own (RFC 9728 section 5.1); may be empty.
+	ResourceMetadata string
 	// Identity lists the header fields that tell the upstream who called.
 	Identity []IdentityHeader
 	// DecisionHeader is the field that tells the upstream the decision's id; empty
 	// for none.
 	DecisionHeader string
+	// IdentityToken may be nil: the upstream gets no token of Postern's.
+	IdentityToken *IdentityToken
 	// Reserved lists further header fields that a client may not set.
 	Reserved []string
 	// CSRF says which requests may use a credential that came in a cookie.
@@ -133,11 +152,12 @@ type Checker struct {
 	cfg     Config
 	routes  []policy.Route
 	noRoute policy.Route
+	// challenges are those of each route, and last those of noRoute.
+	challenges []challenges
 	// folded are the routes for folded paths; foldedDiffer says that some are not
 	// the same as routes.
 	folded       []policy.Route
 	foldedDiffer bool
-	challenges   challenges
 	identity     identity
 	ids          *ids
 }
@@ -154,12 +174,13 @@ func New(cfg Config) *Checker {
 		cfg.Recorder = audit.Tee(nil)
 	}
 	c := &Checker{
-		cfg:        cfg,
-		routes:     cfg.Routes,
-		challenges: newChallenges(cfg.Realm, cfg.Rules),
-		identity:   newIdentity(&cfg),
-		ids:        newIDs(),
+		cfg:      cfg,
+		routes:   cfg.Routes,
+		noRoute:  policy.Route{ResourceMetadata: cfg.ResourceMetadata},
+		identity: newIdentity(&cfg),
+		ids:      newIDs(),
 	}
+	c.challenges = c.newChallenges()
 	c.folded, c.foldedDiffer = foldRoutes(cfg.Routes)
 	return c
 }
@@ -172,6 +193,11 @@ type exchange struct {
 	route      *policy.Route
 	creds      []authn.Credential
 	proofs     []*authn.Proof
+	trust      Trust
+	forwarded  bool         // a certificate that its caller is not believed to forward was taken away
+	token      string       // for the upstream; empty for none
+	peer       *authn.Proof // nil: no workload was proven
+	routeAt    int          // of route in routes; len(routes) for none of them
 	input      policy.Input
 	decision   policy.Decision
 	now        time.Time
@@ -195,28 +221,35 @@ func (c *Checker) Check(ctx context.Context, a *policy.Attributes) (d policy.Dec
 		}
 		d = c.end(x)
 	}()
-	_ = c.read(x) && c.find(x) && c.prove(ctx, x) && c.hold(x) && c.decide(ctx, x) && c.spend(x) && c.allow(x)
+	_ = c.read(x) && c.find(x) && c.prove(ctx, x) && c.hold(x) && c.decide(ctx, x) && c.spend(x) && c.introduce(x) && c.allow(x)
 	return d
 }
 
 // Authenticate finds and proves the credentials without asking any policy. An
 // allow means no more than that the credential is good.
 func (c *Checker) Authenticate(ctx context.Context, a *policy.Attributes) policy.Decision {
-	d, _ := c.Identify(ctx, a)
+	d, _ := c.identify(ctx, a, c.cfg.Trust[a.Caller])
 	return d
 }
 
-// Identify does the same, and also returns the credential's own limits, which the
-// caller has to hold it to.
-func (c *Checker) Identify(ctx context.Context, a *policy.Attributes) (d policy.Decision, limits *policy.Constraints) {
+// Identify does the same for somebody who asks Postern itself for something: the
+// certificate of the connection is his own. It also returns the credential's own
+// limits, which the caller has to hold it to.
+func (c *Checker) Identify(ctx context.Context, a *policy.Attributes) (policy.Decision, *policy.Constraints) {
+	return c.identify(ctx, a, Trust{OwnCertificate: true})
+}
+
+func (c *Checker) identify(ctx context.Context, a *policy.Attributes, t Trust) (d policy.Decision, limits *policy.Constraints) {
 	x := c.begin(a)
+	x.trust = t
+	x.forwarded = t.strip(a)
 	defer func() {
 		if p := recover(); p != nil {
 			c.panicked(x)
 		}
 		d = c.end(x)
 	}()
-	x.route = &c.noRoute
+	x.route, x.routeAt = &c.noRoute, len(c.routes)
 	if c.find(x) && c.prove(ctx, x) && c.fresh(x) && c.authenticated(x) {
 		limits = x.proofs[0].Constraints
 	}
@@ -226,6 +259,7 @@ func (c *Checker) Identify(ctx context.Context, a *policy.Attributes) (d policy.
 func (c *Checker) begin(a *policy.Attributes) *exchange {
 	x := exchanges.Get().(*exchange)
 	x.attributes, x.now = a, c.cfg.Now()
+	x.routeAt, x.trust = len(c.routes), c.cfg.Trust[a.Caller]
 	x.creds, x.proofs = x.credsBuf[:0], x.proofsBuf[:0]
 	x.decision = policy.Decision{ID: c.ids.next(), Revision: c.cfg.Decider.Revision(), State: policy.StateNone}
 	return x
@@ -246,10 +280,10 @@ func (c *Checker) end(x *exchange) policy.Decision {
 	}
 	c.cfg.Recorder.Record(&x.record)
 	out := *d
-	segments := x.request.Segments[:0]
+	segments, zones := x.request.Segments[:0], x.request.Zones[:0]
 	clear(segments[:cap(segments)])
 	*x = exchange{}
-	x.request.Segments = segments
+	x.request.Segments, x.request.Zones = segments, zones
 	exchanges.Put(x)
 	return out
 }

@@ -16,7 +16,7 @@ import (
 // read takes the one reading of the request and finds its route.
 func (c *Checker) read(x *exchange) bool {
 	x.decision.Phase = policy.PhaseRead
-	c.cfg.Trust[x.attributes.Caller].strip(x.attributes)
+	x.forwarded = x.trust.strip(x.attributes)
 	if err := c.cfg.Reader.Read(x.attributes, &x.request); err != nil {
 		reason := policy.ReasonRequestInvalid
 		var refusal *canonical.Refusal
@@ -25,29 +25,23 @@ func (c *Checker) read(x *exchange) bool {
 		}
 		return x.deny(reason, err.Error())
 	}
-	route, certain := c.match(&x.request, x.attributes.Extensions)
+	at, certain := c.match(&x.request, x.attributes.Extensions)
 	if !certain {
 		return x.deny(policy.ReasonRequestInvalid, "a forgiving server would read the path as one of another route")
 	}
-	x.route, x.decision.Route = route, route
+	x.route, x.routeAt = &c.noRoute, len(c.routes)
+	if at >= 0 {
+		x.route, x.routeAt = &c.routes[at], at
+	}
+	x.decision.Route = x.route
 	return true
 }
 
-// strip takes away what the caller is not believed to say.
-func (t Trust) strip(a *policy.Attributes) {
-	if !t.SourcePrincipal {
-		a.Source = policy.Endpoint{Address: a.Source.Address}
-	}
-	if !t.Extensions {
-		a.Extensions, a.Metadata = nil, nil
-	}
-}
-
-// match finds the first route that matches. That is not certain if the path, read
-// as the most forgiving server would, is one of another route:
-// /ADMIN must not get past what /admin demands.
-func (c *Checker) match(q *policy.Request, extensions map[string]string) (route *policy.Route, certain bool) {
-	at := first(c.routes, q, extensions)
+// match finds the first route that matches, -1 for none. That is not certain if the
+// path, read as the most forgiving server would, is one of another route: /ADMIN must
+// not get past what /admin demands.
+func (c *Checker) match(q *policy.Request, extensions map[string]string) (at int, certain bool) {
+	at = first(c.routes, q, extensions)
 	if q.Folded != q.Path || c.foldedDiffer || endsWithSlash(q.Path) {
 		folded := policy.Request{Host: q.Host, Method: q.Method, Path: q.Folded}
 		if strings.Contains(q.Path, "%2F") {
@@ -55,13 +49,10 @@ func (c *Checker) match(q *policy.Request, extensions map[string]string) (route 
 		}
 		folded.Path = trimSlash(folded.Path)
 		if first(c.folded, &folded, extensions) != at {
-			return nil, false
+			return -1, false
 		}
 	}
-	if at < 0 {
-		return &c.noRoute, true
-	}
-	return &c.routes[at], true
+	return at, true
 }
 
 func first(routes []policy.Route, q *policy.Request, extensions map[string]string) int {
@@ -113,8 +104,6 @@ func (c *Checker) find(x *exchange) bool {
 		return x.refuse(err)
 	case len(x.creds) > max(1, len(x.route.AllOf)):
 		return x.deny(policy.ReasonCredentialAmbiguous, "more credentials than the route asks for")
-	case len(x.creds) == 0 && !x.route.Anonymous:
-		return x.deny(policy.ReasonCredentialMissing, "no credential in any configured place")
 	}
 	return true
 }
@@ -126,26 +115,47 @@ var anonymous = &authn.Proof{
 }
 
 // prove asks the authenticators whose the credentials are, and holds the
-// methods against what the route takes.
+// methods against what the route takes. Without a credential, the peer is the
+// principal.
 func (c *Checker) prove(ctx context.Context, x *exchange) bool {
 	x.decision.Phase = policy.PhaseProve
-	if len(x.creds) == 0 {
-		x.proofs = append(x.proofs, anonymous)
-		x.decision.Principal = anonymous.Principal
-		return true
+	switch {
+	case !c.meet(x):
+		return false
+	case len(x.creds) == 0 && x.peer == nil:
+		return c.nobody(x)
 	}
 	if c.cfg.Sight != nil {
 		x.sight = c.cfg.Sight()
 	}
 	for i := range x.creds {
-		proof, err := c.cfg.Authenticator.Authenticate(ctx, &x.creds[i])
+		cred := &x.creds[i]
+		cred.Uses = c.usesHere(x, cred.Uses)
+		proof, err := c.cfg.Authenticator.Authenticate(ctx, cred)
 		if err != nil {
 			return c.unproven(x, err)
 		}
 		x.proofs = append(x.proofs, proof)
 		x.decision.State = x.decision.State.Max(proof.State)
+		if !c.bound(x, cred, proof) {
+			return false
+		}
+	}
+	if x.peer != nil && (len(x.creds) == 0 || slices.Contains(x.route.AllOf, x.peer.Principal.Method)) {
+		x.proofs = append(x.proofs, x.peer)
 	}
 	return c.combine(x)
+}
+
+// nobody goes on without a principal where the route lets it.
+func (c *Checker) nobody(x *exchange) bool {
+	if !x.route.Anonymous {
+		x.decision.Phase = policy.PhaseFind
+		return x.deny(policy.ReasonCredentialMissing, "no credential in any configured place")
+	}
+	x.proofs = append(x.proofs, anonymous)
+	x.decision.Principal = anonymous.Principal
+	return true
 }
 
 // unproven ends a check whose credential was not proven. A replica that is blind
@@ -173,7 +183,14 @@ func (c *Checker) combine(x *exchange) bool {
 	r := x.route
 	if len(r.AllOf) == 0 {
 		p := x.proofs[0].Principal
-		if len(r.AnyOf) > 0 && !slices.Contains(r.AnyOf, p.Method) {
+		switch taken := len(r.AnyOf) == 0 || slices.Contains(r.AnyOf, p.Method); {
+		case taken:
+		case len(x.creds) == 0 && r.Anonymous:
+			p = anonymous.Principal // the connection alone says nothing here
+			x.proofs[0] = anonymous
+		case len(x.creds) == 0:
+			return x.deny(policy.ReasonCredentialMissing, "the route does not take the client's certificate, and there is no other credential")
+		default:
 			return x.deny(policy.ReasonMethodNotAccepted, "the route does not take "+string(p.Method))
 		}
 		x.decision.Principal = p
@@ -223,15 +240,23 @@ func (c *Checker) fresh(x *exchange) bool {
 		return false
 	}
 	for _, p := range x.proofs {
-		if !p.NotAfter.IsZero() && !x.now.Before(p.NotAfter) {
-			return x.deny(policy.ReasonExpired, "expired since it was proven")
+		if !c.counts(x, p) {
+			return false
 		}
-		if c.cfg.Revocations == nil || p == anonymous {
-			continue
-		}
-		if reason, revoked := c.revoked(p); revoked {
-			return x.deny(reason, "on the denylist")
-		}
+	}
+	return x.peer == nil || c.counts(x, x.peer)
+}
+
+// counts refuses a proof that is over or revoked.
+func (c *Checker) counts(x *exchange, p *authn.Proof) bool {
+	if !p.NotAfter.IsZero() && !x.now.Before(p.NotAfter) {
+		return x.deny(policy.ReasonExpired, "expired since it was proven")
+	}
+	if c.cfg.Revocations == nil || p == anonymous {
+		return true
+	}
+	if reason, revoked := c.revoked(p); revoked {
+		return x.deny(reason, "on the denylist")
 	}
 	return true
 }
@@ -282,7 +307,7 @@ func (c *Checker) transport(x *exchange) bool {
 func (c *Checker) limits(x *exchange) bool {
 	use := policy.Use{
 		Request: &x.request, Action: x.attributes.Action, Now: x.now,
-		Audience: cmp.Or(x.route.Audience, c.cfg.Audience),
+		Audience: cmp.Or(x.route.Audience, c.cfg.Audience), Peer: x.decision.Peer,
 	}
 	for _, p := range x.proofs {
 		if reason := p.Constraints.Check(use); reason != policy.ReasonAllowed {
@@ -292,12 +317,22 @@ func (c *Checker) limits(x *exchange) bool {
 	return true
 }
 
-// demands holds the principal against what the route asks for.
+// demands holds the request and its principal against what the route asks for.
 func (c *Checker) demands(x *exchange) bool {
-	r, p := x.route, x.decision.Principal
-	if len(x.creds) == 0 {
-		return true // the route takes anonymous callers; what it asks of others does not apply
+	r := x.route
+	switch {
+	case r.RequireTLS && (x.request.Plaintext || x.request.Scheme != "https"):
+		return x.deny(policy.ReasonPlaintext, "the route asks for TLS")
+	case len(r.Zones) > 0 && !x.inZones(r.Zones):
+		return x.deny(policy.ReasonNetwork, "the route does not take requests from there")
+	case x.proofs[0] == anonymous:
+		return true // what the route asks of others does not apply
 	}
+	return c.demandsOf(x, x.decision.Principal)
+}
+
+func (c *Checker) demandsOf(x *exchange, p *policy.Principal) bool {
+	r := x.route
 	switch {
 	case len(r.Kinds) > 0 && !slices.Contains(r.Kinds, p.Kind):
 		return x.deny(policy.ReasonPrincipalKind, "the route does not take a "+string(p.Kind))
@@ -307,6 +342,10 @@ func (c *Checker) demands(x *exchange) bool {
 		return x.deny(policy.ReasonAssurance, "the proof is weaker than the route asks for")
 	case r.MaxAge > 0 && (p.AuthTime.IsZero() || x.now.Sub(p.AuthTime).Abs() > r.MaxAge):
 		return x.deny(policy.ReasonStepUp, "the user authenticated too long ago, or nobody knows when")
+	case len(r.ACR) > 0 && !slices.Contains(r.ACR, p.ACR):
+		return x.deny(policy.ReasonStepUp, "the user was authenticated in another context than the route asks for")
+	case slices.ContainsFunc(r.AMR, func(m string) bool { return !slices.Contains(p.AMR, m) }):
+		return x.deny(policy.ReasonStepUp, "the user was authenticated without a method that the route asks for")
 	}
 	for _, scope := range r.Scopes {
 		if !slices.Contains(p.Scopes, scope) {

@@ -4,7 +4,7 @@
 // keeps nothing between requests.
 //
 // What is the same behind every door lives here, so that no door can do it
-// differently: which name the enforcement point has (Caller) and whether it may ask
+// differently: which name the enforcement point has (Caller), how it connected (Connection) and whether it may ask
 // at all (IsUnlisted), which Decision is an allow (Settle), what a panic comes to
 // (Recovered, Fault), how a deny looks to the end client (Refusals), which header
 // fields can be sent at all (Sendable), how header names are compared (Lower), what
@@ -13,10 +13,14 @@ package door
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"unicode/utf8"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
 
 	"github.com/postern-auth/postern/policy"
 )
@@ -35,6 +39,20 @@ func WithCaller(ctx context.Context, name string) context.Context {
 func Caller(ctx context.Context) string {
 	name, _ := ctx.Value(callerKey{}).(string)
 	return name
+}
+
+// Connection returns the certificate chain with which the enforcement point
+// connected, leaf first, as the handshake verified it; nil if it showed none.
+func Connection(ctx context.Context) []*x509.Certificate {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 {
+		return nil
+	}
+	return info.State.VerifiedChains[0]
 }
 
 type unlistedKey struct{}

@@ -144,7 +144,7 @@ func (d *Door) check(ctx context.Context, q *request) (p *response) {
 		d.answer(p, &dec, a)
 		return p
 	}
-	a.Door, a.Caller = Name, door.Caller(ctx)
+	a.Door, a.Caller, a.Connection = Name, door.Caller(ctx), door.Connection(ctx)
 	dec := d.checker.Check(ctx, a)
 	if q.err != nil && dec.Allowed {
 		door.Deny(&dec, policy.ReasonRequestInvalid)

@@ -156,7 +156,7 @@ func (d *Door) ask(ctx context.Context, question func(context.Context, *policy.A
 			dec = door.Fault()
 		}
 	}()
-	a.Door, a.Caller = Name, door.Caller(ctx)
+	a.Door, a.Caller, a.Connection = Name, door.Caller(ctx), door.Connection(ctx)
 	dec = question(ctx, a)
 	door.Settle(&dec)
 	return dec
