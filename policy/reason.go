@@ -73,6 +73,7 @@ const (
 	// Values are added here, at the end: their numbers are on the wire.
 	ReasonCallerUnlisted
 	ReasonCSRF
+	ReasonReplayed
 
 	reasonCount
 )
@@ -157,6 +158,7 @@ var reasons = [reasonCount]struct {
 
 	ReasonCallerUnlisted: {"caller_unlisted", 503, "unavailable", OAuthNone, "The request could not be decided. Try again."},
 	ReasonCSRF:           {"csrf", 403, "csrf", OAuthNone, "The request does not come from the application itself."},
+	ReasonReplayed:       {"replayed", 401, "replayed", OAuthInvalidToken, "The credential is for one use, and was used before."},
 }
 
 func (r Reason) known() Reason {

@@ -22,6 +22,7 @@ import (
 	"github.com/postern-auth/postern/server/check"
 	"github.com/postern-auth/postern/server/jose"
 	"github.com/postern-auth/postern/server/seal"
+	"github.com/postern-auth/postern/server/signer"
 )
 
 // parts are everything that one configuration makes. A reload assembles the next
@@ -32,7 +33,12 @@ type parts struct {
 	keys    *apikey.Authenticator
 	sources map[string]*jose.Source // by issuer
 	proven  *authn.Cached           // proofs of tokens
+	kinds   kinds
+	signer  *signer.Signer // nil: nothing is signed
 	policy  *policySource
+
+	peers       check.Peers       // nil: no certificate proves anything
+	possessions check.Possessions // nil: no token may be bound to a key
 }
 
 // surroundings are what outlives a configuration.
@@ -56,11 +62,17 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 			p.closeUnlessIn(prev)
 		}
 	}()
-	if p.keys, err = assembleKeys(cfg, prev, env); err != nil {
+	if p.signer, err = assembleSigner(cfg, prev); err != nil {
+		return nil, err
+	}
+	if p.keys, err = assembleKeys(cfg, prev, p.signer, env); err != nil {
 		return nil, err
 	}
 	tokens, err := p.assembleTokens(cfg, prev, env)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.assembleKinds(cfg, prev.kinds, env); err != nil {
 		return nil, err
 	}
 	if p.policy, err = assemblePolicy(ctx, cfg, prev, env); err != nil {
@@ -83,7 +95,12 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 		}
 	}
 	for _, method := range cfg.tokenMethods() {
-		chain = append(chain, authn.Link{Method: method, Authenticator: only{method, tokens}})
+		chain = append(chain, authn.Link{Method: method, Authenticator: only{method, tokens}, Shapes: authn.ShapeSigned})
+	}
+	for _, k := range p.kinds {
+		for _, l := range k.links {
+			chain = join(chain, l)
+		}
 	}
 	rules := extractionRules(cfg.Credentials)
 	identity, decisionHeader := identityHeaders(cfg.Upstream.Headers)
@@ -103,9 +120,13 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 		Realm:             cfg.Realm,
 		ResourceMetadata:  cfg.ResourceMetadata,
 		Zones:             zones(cfg.Zones),
+		MethodZones:       methodZones(cfg),
+		Peers:             p.peers,
+		Possessions:       p.possessions,
 		Identity:          identity,
 		DecisionHeader:    decisionHeader,
-		Reserved:          reserved(cfg.Request.IdentityHeaders),
+		IdentityToken:     identityToken(cfg, p.signer),
+		Reserved:          reserved(cfg),
 		KeepCredential:    cfg.Upstream.InsecureKeepCredential,
 		InsecurePlaintext: cfg.Plaintext.InsecureAccept,
 		Quarantine:        quarantine(cfg, p.keys, env.log),
@@ -130,12 +151,24 @@ func requestReader(cfg *Config) (*canonical.Reader, error) {
 	return reader, nil
 }
 
+// assembleSigner keeps the signer if its keys are the same.
+func assembleSigner(cfg *Config, prev *parts) (*signer.Signer, error) {
+	if prev.signer != nil && reflect.DeepEqual(cfg.Signing, prev.cfg.Signing) {
+		return prev.signer, nil
+	}
+	s, err := signer.New(cfg.Signing, signer.Deps{})
+	if err != nil {
+		return nil, fmt.Errorf("signing: %w", err)
+	}
+	return s, nil
+}
+
 // assembleKeys keeps the key index if nothing about it changed.
-func assembleKeys(cfg *Config, prev *parts, env surroundings) (*apikey.Authenticator, error) {
-	if prev.keys != nil && reflect.DeepEqual(cfg.APIKeys, prev.cfg.APIKeys) {
+func assembleKeys(cfg *Config, prev *parts, signs *signer.Signer, env surroundings) (*apikey.Authenticator, error) {
+	if prev.keys != nil && prev.signer == signs && reflect.DeepEqual(cfg.APIKeys, prev.cfg.APIKeys) {
 		return prev.keys, nil
 	}
-	next, err := apikey.New(cfg.APIKeys, apikey.Deps{Now: env.now, Indexes: env.plane.indexes()})
+	next, err := apikey.New(cfg.APIKeys, apikey.Deps{Now: env.now, Indexes: env.plane.indexes(), Signer: signs})
 	if err == nil && prev.keys != nil {
 		for _, id := range prev.keys.Status().Quarantined {
 			next.Quarantine(id) // a new setting is no reason to trust a key again
@@ -147,7 +180,7 @@ func assembleKeys(cfg *Config, prev *parts, env surroundings) (*apikey.Authentic
 // assembleTokens makes the authenticator of JWTs with its cache. A source of keys
 // whose issuer did not change starts with the keys that it had.
 func (p *parts) assembleTokens(cfg *Config, prev *parts, env surroundings) (*authn.Cached, error) {
-	if prev.proven != nil && reflect.DeepEqual(cfg.Issuers, prev.cfg.Issuers) && cfg.Cache == prev.cfg.Cache {
+	if prev.proven != nil && reflect.DeepEqual(cfg.Issuers, prev.cfg.Issuers) && reflect.DeepEqual(cfg.Workloads, prev.cfg.Workloads) && cfg.Cache == prev.cfg.Cache {
 		p.sources, p.proven = prev.sources, prev.proven
 		return p.proven, nil
 	}
@@ -167,16 +200,25 @@ func (p *parts) assembleTokens(cfg *Config, prev *parts, env surroundings) (*aut
 		}
 		p.sources[issuer.URL], keys[issuer.URL] = s, s
 	}
-	tokens, err := jwt.New(configs, jwt.Deps{Keys: keys, Now: env.now})
+	deps := jwt.Deps{Keys: keys, Now: env.now}
+	if cfg.Workloads != nil {
+		deps.AlsoOwned = cfg.Workloads.OwnsClaims
+	}
+	tokens, err := jwt.New(configs, deps)
 	if err != nil {
 		return nil, err
 	}
-	p.proven = authn.NewCached(tokensOf{tokens, p.sources}, authn.CacheConfig{
+	p.proven = authn.NewCached(tokensOf{tokens, p.sources}, proofCache(cfg, env))
+	return p.proven, nil
+}
+
+// proofCache is how proofs of signed tokens are remembered.
+func proofCache(cfg *Config, env surroundings) authn.CacheConfig {
+	return authn.CacheConfig{
 		Size: cfg.Cache.Credentials.Size, MaxTTL: cfg.Cache.Credentials.MaxTTL,
 		NegativeSize: cfg.Cache.Negative.Size, NegativeTTL: cfg.Cache.Negative.TTL,
 		Timeout: cfg.Limits.Deadline, Now: env.now,
-	})
-	return p.proven, nil
+	}
 }
 
 // tokensOf adds to the authenticator of tokens the epoch of its keys: when an
@@ -209,6 +251,11 @@ func logFetch(log *slog.Logger) func(jose.Event) {
 
 // closeUnlessIn ends what the parts do not share with others.
 func (p *parts) closeUnlessIn(other *parts) {
+	if other == nil {
+		p.kinds.closeUnlessIn(nil)
+	} else {
+		p.kinds.closeUnlessIn(other.kinds)
+	}
 	for issuer, s := range p.sources {
 		if other == nil || other.sources[issuer] != s {
 			_ = s.Close()
@@ -274,10 +321,11 @@ func trust(callers []Caller) map[string]check.Trust {
 	all := map[string]check.Trust{}
 	for _, c := range callers {
 		all[c.Name] = check.Trust{
-			SourcePrincipal:      slices.Contains(c.Trust, TrustSourcePrincipal),
-			Extensions:           slices.Contains(c.Trust, TrustContextExtensions),
-			ForwardedCertificate: slices.Contains(c.Trust, TrustClientCertificate),
-			OwnCertificate:       slices.Contains(c.Trust, TrustOwnCertificate),
+			SourcePrincipal: slices.Contains(c.Trust, TrustSourcePrincipal),
+			Extensions:      slices.Contains(c.Trust, TrustContextExtensions),
+			XFCC:            slices.Contains(c.Trust, TrustXFCC),
+			ClientCert:      slices.Contains(c.Trust, TrustClientCert),
+			OwnCertificate:  slices.Contains(c.Trust, TrustOwnCertificate),
 		}
 	}
 	return all
@@ -289,6 +337,15 @@ func quarantine(cfg *Config, keys *apikey.Authenticator, log *slog.Logger) func(
 		log.Warn("a good credential was sent over plaintext: somebody may have read it",
 			"event", "credential_over_plaintext", "credential", p.CredentialID, "method", p.Method, "quarantined", done)
 	}
+}
+
+// identityToken is how the upstream is told who called by a token; nil for not.
+func identityToken(cfg *Config, signs *signer.Signer) *check.IdentityToken {
+	t := cfg.Upstream.IdentityToken
+	if t == nil || signs == nil {
+		return nil
+	}
+	return &check.IdentityToken{Minter: signs, Header: t.Header, Scheme: t.scheme()}
 }
 
 func identityNames(headers map[string]Attribute) []string {
@@ -303,13 +360,20 @@ func identityNames(headers map[string]Attribute) []string {
 // reserved are the header fields that are taken from every upstream request unless
 // Postern sets them, seen or not: a gateway may not show all fields. They are the
 // usual names of an identity, the places in which proxies put a path that was
-// rewritten, and what the configuration names exactly.
-func reserved(configured []string) []string {
+// rewritten, what the configuration names exactly, and what no gateway is trusted to
+// say of its clients' certificates.
+func reserved(cfg *Config) []string {
 	names := append(identityNames(defaultHeaders()),
 		"x-auth-user", "x-auth-email", "x-auth-groups", "x-auth-permissions",
 		"x-original-url", "x-rewrite-url",
 	)
-	for _, name := range configured {
+	forwarded := map[Trust][]string{TrustXFCC: {"x-forwarded-client-cert"}, TrustClientCert: {"client-cert", "client-cert-chain"}}
+	for _, trust := range []Trust{TrustXFCC, TrustClientCert} {
+		if !slices.ContainsFunc(cfg.Callers, func(c Caller) bool { return slices.Contains(c.Trust, trust) }) {
+			names = append(names, forwarded[trust]...)
+		}
+	}
+	for _, name := range cfg.Request.IdentityHeaders {
 		if !strings.HasSuffix(name, "*") {
 			names = append(names, strings.ToLower(name))
 		}

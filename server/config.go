@@ -17,6 +17,7 @@ import (
 	"github.com/postern-auth/postern/server/door/login"
 	"github.com/postern-auth/postern/server/mirror"
 	"github.com/postern-auth/postern/server/registry"
+	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -61,8 +62,13 @@ type Config struct {
 	// Issuers are the issuers of JWTs that are believed. Each has its own keys,
 	// audiences and algorithms, and a token is only held against its own issuer's.
 	Issuers []Issuer `yaml:"issuers"`
+	// Kinds are the other kinds of credentials.
+	Kinds `yaml:",inline"`
 	// Zones are networks by name, for routes and policies: input.request.zones.
 	Zones map[string]Zone `yaml:"zones"`
+	// Signing are the keys with which Postern signs tokens of its own: identity tokens
+	// for services, and personal access tokens that are JWTs.
+	Signing signer.Config `yaml:"signing"`
 	// Routes say what requests must bring before the policy is asked. The first
 	// that matches counts, and one that certainly never is the first is an error. A
 	// request that matches none may use every configured method and needs a
@@ -221,6 +227,30 @@ func (c *Config) rebase(base string) {
 	for i := range c.Issuers {
 		s := &c.Issuers[i]
 		paths = append(paths, &s.JWKSFile, &s.Keys.File, &s.Keys.CAFile)
+	}
+	for i := range c.Introspection {
+		h := &c.Introspection[i].HTTP
+		paths = append(paths, &h.CAFile, &h.ClientCertFile, &h.ClientKeyFile)
+	}
+	for i := range c.Vault {
+		v := &c.Vault[i]
+		paths = append(paths, &v.CAFile)
+		if login := v.Login.Cert; login != nil {
+			paths = append(paths, &login.CertFile, &login.KeyFile)
+		}
+		if login := v.Login.Kubernetes; login != nil {
+			paths = append(paths, &login.TokenFile)
+		}
+	}
+	if w := c.Workloads; w != nil {
+		for i := range w.TrustDomains {
+			d := &w.TrustDomains[i]
+			paths = append(paths, &d.Keys.File, &d.Keys.CAFile)
+		}
+		for i := range w.Clients {
+			s := &w.Clients[i]
+			paths = append(paths, &s.Keys.File, &s.Keys.CAFile)
+		}
 	}
 	for _, p := range paths {
 		if *p != "" && !filepath.IsAbs(*p) {

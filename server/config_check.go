@@ -31,6 +31,7 @@ func (c *Config) Check(report func(path, message, suggestion string)) {
 	c.checkCallers(report)
 	c.checkCredentials(report)
 	c.checkIssuers(report)
+	c.checkKinds(report)
 	c.checkZones(report)
 	c.checkRoutes(report)
 	c.checkUpstream(report)
@@ -131,16 +132,23 @@ func (c *Config) provided() []policy.Method {
 	if c.hasSessions() {
 		all = append(all, policy.MethodSession)
 	}
-	return append(all, c.tokenMethods()...)
+	all = append(all, c.tokenMethods()...)
+	return append(all, c.Kinds.methods()...)
 }
 
 // tokenMethods are the names under which routes know the tokens of issuers, each once.
 func (c *Config) tokenMethods() []policy.Method {
 	var all []policy.Method
-	for i := range c.Issuers {
-		if m := c.Issuers[i].method(); !slices.Contains(all, m) {
+	add := func(m policy.Method) {
+		if !slices.Contains(all, m) {
 			all = append(all, m)
 		}
+	}
+	for i := range c.Issuers {
+		add(c.Issuers[i].method())
+	}
+	for i := range c.Introspection {
+		add(c.Introspection[i].Method)
 	}
 	return all
 }
@@ -204,6 +212,9 @@ func (c *Config) checkIssuers(report report) {
 		if l := c.Issuers[i].Constraints; l != nil {
 			reader.check(report, fmt.Sprintf("issuers[%d].constraints", i), l.Hosts, l.Methods, l.Paths)
 		}
+		if c.Issuers[i].URL == c.Signing.Issuer && c.Signing.Issuer != "" {
+			report(fmt.Sprintf("issuers[%d].url", i), "is signing.issuer, Postern itself", "its tokens are known without an entry: remove it, or choose another name for one of them")
+		}
 		for j := range i {
 			if c.Issuers[j].URL == c.Issuers[i].URL {
 				report(fmt.Sprintf("issuers[%d].url", i), fmt.Sprintf("%s is configured already, issuers[%d]", c.Issuers[i].URL, j), "a token has one issuer: put all of it in one entry")
@@ -261,6 +272,20 @@ var (
 )
 
 func (c *Config) checkUpstream(report report) {
+	if t := c.Upstream.IdentityToken; t != nil {
+		switch _, set := c.Upstream.Headers[t.Header]; {
+		case c.Signing.IsZero():
+			report("upstream.identity_token", "there are no keys to sign with", "add signing.issuer and signing.keys")
+		case !isToken(t.Header) || t.Header != strings.ToLower(t.Header) || slices.Contains(unreadable, t.Header):
+			report("upstream.identity_token.header", fmt.Sprintf("%q cannot hold a token", t.Header), "write authorization, or a name of your own in lower case")
+		case set:
+			report("upstream.identity_token.header", fmt.Sprintf("upstream.headers sets %s too", t.Header), "choose another field for one of them")
+		case t.Scheme != "" && !isToken(t.Scheme):
+			report("upstream.identity_token.scheme", fmt.Sprintf("%q is not a scheme", t.Scheme), "write one word, such as Bearer")
+		case c.Upstream.InsecureKeepCredential && t.Header == "authorization":
+			report("upstream.identity_token.header", "the caller's credential is kept there", "choose another field, or remove insecure_keep_credential")
+		}
+	}
 	decision := ""
 	for _, name := range slices.Sorted(maps.Keys(c.Upstream.Headers)) {
 		at := fmt.Sprintf("upstream.headers.%s", name)

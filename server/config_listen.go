@@ -151,14 +151,14 @@ type Caller struct {
 	// least 16 characters, as ${file:…} or ${env:…}. Without TLS it needs `cidrs`
 	// as well, because others could read it on its way.
 	Token policy.Secret `yaml:"token"`
-	// Trust lists what it is believed to say about its own clients:
-	// "source_principal", the identity and certificate that it verified for their
-	// connection; "client_certificate", what it says of that certificate in
-	// x-forwarded-client-cert or Client-Cert, which it must take out of what clients
-	// send; "context_extensions", what its routes say of themselves; and
-	// "own_certificate", that it asks for itself and not for others, so that its own
-	// certificate is the client's. Default: nothing. Danger: whoever is trusted can
-	// name any identity.
+	// Trust lists what it is believed to say about its own clients. What it is not
+	// believed is taken away. Default: nothing. Danger: whoever is trusted can name any
+	// identity.
+	//   source_principal: the identity and certificate that it verified (Envoy)
+	//   x_forwarded_client_cert: that header, which it must take from what clients send
+	//   client_cert: the headers Client-Cert and Client-Cert-Chain (RFC 9440), likewise
+	//   context_extensions: what its routes say of themselves
+	//   own_certificate: that it asks for itself, so that its own certificate counts
 	Trust []Trust `yaml:"trust"`
 }
 
@@ -168,12 +168,13 @@ type Trust string
 // What a caller can be believed to say.
 const (
 	TrustSourcePrincipal   Trust = "source_principal"
+	TrustXFCC              Trust = "x_forwarded_client_cert"
+	TrustClientCert        Trust = "client_cert"
 	TrustContextExtensions Trust = "context_extensions"
-	TrustClientCertificate Trust = "client_certificate"
 	TrustOwnCertificate    Trust = "own_certificate"
 )
 
 // Values implements strictyaml.Enum.
 func (Trust) Values() []string {
-	return []string{"source_principal", "context_extensions", "client_certificate", "own_certificate"}
+	return []string{"source_principal", "x_forwarded_client_cert", "client_cert", "context_extensions", "own_certificate"}
 }

@@ -158,10 +158,38 @@ type Upstream struct {
 	// x-auth-tenant: tenant, x-auth-roles: roles, x-auth-scopes: scopes,
 	// x-auth-issuer: issuer, x-auth-method: method, x-auth-decision: decision.
 	Headers map[string]Attribute `yaml:"headers"`
+	// IdentityToken tells it by a token that Postern signs, in the place of the caller's
+	// credential. Needs `signing`. Default: none.
+	IdentityToken *IdentityToken `yaml:"identity_token"`
 	// InsecureKeepCredential leaves the caller's credential on the request. Danger:
 	// the service, and whatever it logs or calls, can then act as the caller.
 	// Default: false, it is removed.
 	InsecureKeepCredential bool `yaml:"insecure_keep_credential"`
+}
+
+// IdentityToken is a JWT that says who called, for one audience: the route's, or the
+// installation's, or else the host of the request. It lives at most five minutes, and
+// the service verifies it with the keys at /.well-known/jwks.json of `listen.http`.
+type IdentityToken struct {
+	// Header is the field that holds it. What the client sent there is removed. Default:
+	// authorization.
+	Header string `yaml:"header"`
+	// Scheme stands before it. Default: Bearer in authorization, nothing elsewhere.
+	Scheme string `yaml:"scheme"`
+}
+
+// SetDefaults implements strictyaml.Defaulter.
+func (t *IdentityToken) SetDefaults() { t.Header = "authorization" }
+
+// scheme is what stands before the token, with its space.
+func (t *IdentityToken) scheme() string {
+	switch {
+	case t.Scheme != "":
+		return t.Scheme + " "
+	case t.Header == "authorization":
+		return "Bearer "
+	}
+	return ""
 }
 
 // Attribute is something about a principal, or about the decision on it, that an

@@ -105,15 +105,15 @@ func checkRouteMatch(report report, r *Route, path string) {
 	}
 }
 
-var kinds = []policy.Kind{policy.KindUser, policy.KindService, policy.KindAgent, policy.KindDevice}
+var principalKinds = []policy.Kind{policy.KindUser, policy.KindService, policy.KindAgent, policy.KindDevice}
 
 func checkRouteDemands(report report, r *Route, path string) {
 	for i, k := range r.Kinds {
 		if k == policy.KindAnonymous {
 			report(fmt.Sprintf("%s.kinds[%d]", path, i), "nobody who brings a credential is anonymous", "write anonymous: true on the route instead of kinds")
-		} else if !slices.Contains(kinds, k) {
+		} else if !slices.Contains(principalKinds, k) {
 			names := []string{}
-			for _, known := range kinds {
+			for _, known := range principalKinds {
 				names = append(names, string(known))
 			}
 			report(fmt.Sprintf("%s.kinds[%d]", path, i), fmt.Sprintf("%q is not a kind of principal: use %s", k, strings.Join(names, ", ")),

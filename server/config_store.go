@@ -72,9 +72,11 @@ type Tenants struct {
 // AdminAPI says whose word counts for the admin API. What a caller may do with it is
 // decided by its roles: platform-admin, tenant-admin, issuer, auditor.
 type AdminAPI struct {
-	// Issuers are the URLs of configured issuers whose tokens count. Danger: who can
-	// have a token of theirs that says role platform-admin and no tenant can do
-	// everything. Default: none, only credentials of the store and the keys file.
+	// Issuers are those besides Postern whose word counts: the URL of one of `issuers`
+	// or `introspection`, spiffe:// and the trust domain of a bundle of `mtls`, or the
+	// name of one that has none. Danger: who can have a token or a certificate of theirs
+	// with role platform-admin and no tenant can do everything. Default: none, only
+	// credentials of the store and the keys file.
 	Issuers []string `yaml:"issuers"`
 	// Roles is a directory whose data may define admin.roles, in place of the roles
 	// that Postern ships. Default: those.
@@ -95,19 +97,43 @@ func (c *Config) checkStore(report report) {
 	if s.Snapshot != "" && s.Mode != mirror.Available {
 		report("store.snapshot", "is of no use in mode strict, which denies until the store answers", "write mode: available, or remove it")
 	}
+	issuers := c.issuers()
 	for i, url := range c.AdminAPI.Issuers {
-		if !slices.ContainsFunc(c.Issuers, func(issuer Issuer) bool { return issuer.URL == url }) {
+		if !slices.Contains(issuers, url) {
 			report(fmt.Sprintf("admin_api.issuers[%d]", i), fmt.Sprintf("%q is not one of the issuers", url), "configure it in issuers, or remove it")
 		}
 	}
 	c.checkSessions(report)
 }
 
+// issuers are the names of all who vouch for callers besides Postern itself.
+func (c *Config) issuers() []string {
+	var all []string
+	for i := range c.Issuers {
+		all = append(all, c.Issuers[i].URL)
+	}
+	for i := range c.Introspection {
+		all = append(all, c.Introspection[i].Issuer)
+	}
+	if c.MTLS != nil {
+		for _, b := range c.MTLS.Bundles {
+			if b.TrustDomain != "" {
+				all = append(all, "spiffe://"+b.TrustDomain)
+			} else {
+				all = append(all, b.Name)
+			}
+		}
+	}
+	return all
+}
+
 // checkSessions holds sessions against what they need.
 func (c *Config) checkSessions(report report) {
-	used := slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return slices.Contains(r.Use, policy.MethodSession) })
+	used := c.takesSessions()
 	switch {
 	case c.Listen.HTTP.Network() == "":
+		return
+	case !used && !c.Signing.IsZero(): // the keys are all that is served there
 		return
 	case !c.hasSessions():
 		report("listen.http", "nobody can log in: there is no store, or no api_keys.pepper to make sessions with", "set both, or turn it off")
@@ -115,6 +141,14 @@ func (c *Config) checkSessions(report report) {
 		report("credentials", "no rule takes the cookie of sessions", fmt.Sprintf("add {from: cookie:%s, use: session}", c.Sessions.WithDefaults().Cookie))
 	}
 }
+
+// takesSessions reports whether a rule looks for sessions.
+func (c *Config) takesSessions() bool {
+	return slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return slices.Contains(r.Use, policy.MethodSession) })
+}
+
+// servesLogin reports whether people can log in at listen.http.
+func (c *Config) servesLogin() bool { return c.takesSessions() && c.hasSessions() }
 
 // hasSessions reports whether the store can hold sessions.
 func (c *Config) hasSessions() bool {

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/mirror"
 	"github.com/postern-auth/postern/server/store"
 )
@@ -25,31 +26,37 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	descPolicy      = describe("policy_info", "The policy in force; always 1.", "revision")
-	descPolicyTime  = describe("policy_activated_seconds", "When the policy in force was activated, as Unix time.")
-	descReload      = describe("reload_failed", "Whether the last reload of this part failed; what was in force before stays.", "part")
-	descReloadTime  = describe("reload_seconds", "When this part was last read, as Unix time.", "part")
-	descKeys        = describe("api_keys", "API keys in the index.")
-	descQuarantine  = describe("api_keys_quarantined", "API keys disabled on this replica because they were sent over plaintext.")
-	descCache       = describe("credential_cache_total", "Look-ups of the credential cache, by result: hit, negative_hit (a known bad one) or miss.", "result")
-	descCacheSize   = describe("credential_cache_entries", "Credentials in the cache, by kind: good or bad.", "kind")
-	descDecisions   = describe("decision_cache_total", "Look-ups of the decision cache of the policy in force, by result: hit or miss.", "result")
-	descDecisionLen = describe("decision_cache_entries", "Decisions in the cache of the policy in force.")
-	descRefused     = describe("callers_refused_total", "Calls of gateways and services that are not in the list of callers.")
-	descLogDropped  = describe("log_dropped_total", "Lines of the server's own log that were lost because nobody read it.")
-	descDropped     = describe("decision_log_dropped_total", "Decisions that were not logged because the log could not keep up.")
-	descIssuerKeys  = describe("issuer_keys", "Keys in use, by issuer.", "issuer")
-	descIssuerAge   = describe("issuer_keys_fetched_seconds", "When the keys in use were fetched, as Unix time, by issuer.", "issuer")
-	descIssuerErr   = describe("issuer_fetch_failed", "Whether the last fetch of an issuer's keys failed.", "issuer")
-	descStoreAge    = describe("store_age_seconds", "How long ago this replica had last heard of all changes in the store.")
-	descStoreChange = describe("store_change", "The last change in the store that this replica has heard of.")
-	descStoreBlind  = describe("store_blind", "Whether this replica denies because it has not heard of changes for too long.")
-	descStorePolls  = describe("store_polls_total", "Times that the store was asked for changes, by result: ok or failed.", "result")
-	descStoreHeld   = describe("store_records", "Records of the store that this replica holds in memory, by kind.", "kind")
-	descStoreBad    = describe("store_records_damaged", "Records of the store that cannot be read; what they name is denied.")
-	descKeysOlder   = describe("keys_older_than", "Credentials of the store in force that are older than so many days.", "days")
-	descKeysEnding  = describe("keys_ending_within", "Credentials of the store in force that expire within so many days.", "days")
-	descPrivate     = describe("jwks_private_key_seen", "Whether an issuer publishes a private key in its key set.", "issuer")
+	descPolicy        = describe("policy_info", "The policy in force; always 1.", "revision")
+	descPolicyTime    = describe("policy_activated_seconds", "When the policy in force was activated, as Unix time.")
+	descReload        = describe("reload_failed", "Whether the last reload of this part failed; what was in force before stays.", "part")
+	descReloadTime    = describe("reload_seconds", "When this part was last read, as Unix time.", "part")
+	descKeys          = describe("api_keys", "API keys in the index.")
+	descQuarantine    = describe("api_keys_quarantined", "API keys disabled on this replica because they were sent over plaintext.")
+	descCache         = describe("credential_cache_total", "Look-ups of the memory of proven credentials, by whose they are and result: hit, negative_hit (a known bad one) or miss.", "of", "result")
+	descCacheSize     = describe("credential_cache_entries", "Credentials in that memory, by whose they are and kind: good or bad.", "of", "kind")
+	descDecisions     = describe("decision_cache_total", "Look-ups of the decision cache of the policy in force, by result: hit or miss.", "result")
+	descDecisionLen   = describe("decision_cache_entries", "Decisions in the cache of the policy in force.")
+	descRefused       = describe("callers_refused_total", "Calls of gateways and services that are not in the list of callers.")
+	descLogDropped    = describe("log_dropped_total", "Lines of the server's own log that were lost because nobody read it.")
+	descDropped       = describe("decision_log_dropped_total", "Decisions that were not logged because the log could not keep up.")
+	descIssuerKeys    = describe("issuer_keys", "Keys in use, by issuer.", "issuer")
+	descIssuerAge     = describe("issuer_keys_fetched_seconds", "When the keys in use were fetched, as Unix time, by issuer.", "issuer")
+	descIssuerErr     = describe("issuer_fetch_failed", "Whether the last fetch of an issuer's keys failed.", "issuer")
+	descStoreAge      = describe("store_age_seconds", "How long ago this replica had last heard of all changes in the store.")
+	descStoreChange   = describe("store_change", "The last change in the store that this replica has heard of.")
+	descStoreBlind    = describe("store_blind", "Whether this replica denies because it has not heard of changes for too long.")
+	descStorePolls    = describe("store_polls_total", "Times that the store was asked for changes, by result: ok or failed.", "result")
+	descStoreHeld     = describe("store_records", "Records of the store that this replica holds in memory, by kind.", "kind")
+	descStoreBad      = describe("store_records_damaged", "Records of the store that cannot be read; what they name is denied.")
+	descStoreLoads    = describe("store_loads_total", "Times that this replica has read the whole store.")
+	descStoreLoadTook = describe("store_load_seconds", "How long the last of these took.")
+	descUsageLost     = describe("usage_dropped_total", "Uses of credentials that were not counted because the store did not answer for too long.")
+	descTouchesLost   = describe("session_touches_dropped_total", "Uses of sessions that were not noted because the store did not answer for too long.")
+	descUnverifiable  = describe("keys_unverifiable", "Credentials of the store whose pepper this replica does not have; all of them are denied.")
+	descKeysOlder     = describe("keys_older_than", "Credentials of the store in force that are older than so many days.", "days")
+	descKeysEnding    = describe("keys_ending_within", "Credentials of the store in force that expire within so many days.", "days")
+	descKindErr       = describe("credential_source_failed", "Whether something is wrong with where a kind of credentials is looked up.", "of")
+	descPrivate       = describe("jwks_private_key_seen", "Whether an issuer publishes a private key in its key set.", "issuer")
 )
 
 // Describe implements prometheus.Collector. Sending nothing makes the collector
@@ -89,12 +96,23 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	if c.plane != nil {
 		c.plane.collect(c.now(), gauge, count)
 	}
-	proven := p.proven.Stats()
-	count(descCache, proven.Hits, "hit")
-	count(descCache, proven.NegativeHits, "negative_hit")
-	count(descCache, proven.Misses, "miss")
-	gauge(descCacheSize, float64(proven.Size), "good")
-	gauge(descCacheSize, float64(proven.NegativeSize), "bad")
+	memory := func(of string, stats authn.CacheStats) {
+		count(descCache, stats.Hits, of, "hit")
+		count(descCache, stats.NegativeHits, of, "negative_hit")
+		count(descCache, stats.Misses, of, "miss")
+		gauge(descCacheSize, float64(stats.Size), of, "good")
+		gauge(descCacheSize, float64(stats.NegativeSize), of, "bad")
+	}
+	memory("issuers", p.proven.Stats())
+	for _, k := range p.kinds {
+		if k.cache != nil {
+			memory(k.name, k.cache.Stats())
+		}
+		if k.condition != nil {
+			_, err := k.condition()
+			gauge(descKindErr, truth(err != nil), k.name)
+		}
+	}
 	count(descRefused, c.callers.refused.Load())
 	count(descLogDropped, c.lines.Dropped())
 	if c.decLog != nil {
@@ -137,6 +155,11 @@ func (p *plane) collect(now time.Time, gauge func(*prometheus.Desc, float64, ...
 		gauge(descStoreHeld, float64(held.n), string(held.kind))
 	}
 	gauge(descStoreBad, float64(status.Damaged))
+	count(descStoreLoads, status.Loads)
+	gauge(descStoreLoadTook, status.LoadTook.Seconds())
+	count(descUsageLost, status.UsageDropped)
+	count(descTouchesLost, status.TouchesDropped)
+	gauge(descUnverifiable, float64(status.Keys.Unverifiable))
 	for i, age := range mirror.KeyAges {
 		gauge(descKeysOlder, float64(status.Keys.OlderThan[i]), days(age))
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
@@ -22,6 +23,7 @@ import (
 	"github.com/postern-auth/postern/server/password"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/seal"
+	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/store"
 	"github.com/postern-auth/postern/server/store/memory"
 	"github.com/postern-auth/postern/server/store/postgres"
@@ -37,6 +39,7 @@ type plane struct {
 	registry *registry.Registry
 	// sessions is nil without a pepper.
 	sessions *session.Authenticator
+	signer   atomic.Pointer[signer.Signer] // in force; nil: nothing is signed
 	log      *slog.Logger
 }
 
@@ -68,7 +71,7 @@ func newPlane(ctx context.Context, cfg *Config, log *slog.Logger, now func() tim
 	if err != nil {
 		return nil, err
 	}
-	p.registry = newRegistry(cfg, st, peppers, passwords, now)
+	p.registry = p.newRegistry(cfg, registry.Deps{Now: now, Peppers: peppers, Passwords: passwords})
 	if !peppers.None() {
 		p.sessions, err = session.New(session.Config{Prefix: cfg.APIKeys.Prefix}, session.Deps{Index: p.mirror.Sessions(), Peppers: peppers, Now: now})
 		if err != nil {
@@ -84,13 +87,21 @@ func newPlane(ctx context.Context, cfg *Config, log *slog.Logger, now func() tim
 	return p, nil
 }
 
-func newRegistry(cfg *Config, st store.Store, peppers *seal.Peppers, passwords registry.Passwords, now func() time.Time) *registry.Registry {
+func (p *plane) newRegistry(cfg *Config, deps registry.Deps) *registry.Registry {
+	deps.Signer, deps.Seen = p.signer.Load, p.mirror.WaitFor
 	return registry.New(registry.Config{
 		Prefix: cfg.APIKeys.Prefix,
 		MaxTTL: cfg.Tenants.MaxTTL, MaxPATs: cfg.Tenants.MaxPATs, MaxGrace: cfg.Tenants.MaxGrace, UnusedFor: cfg.Tenants.UnusedFor,
 		SessionIdle: cfg.Sessions.Idle, SessionMax: cfg.Sessions.Max,
 		LoginTries: cfg.Sessions.LoginTries, LoginWindow: cfg.Sessions.LoginWindow,
-	}, st, registry.Deps{Now: now, Peppers: peppers, Passwords: passwords})
+	}, p.store, deps)
+}
+
+// sign puts other keys in force for what the registry issues.
+func (p *plane) sign(s *signer.Signer) {
+	if p != nil {
+		p.signer.Store(s)
+	}
 }
 
 // openStore returns nil where the configuration has none.
@@ -101,14 +112,9 @@ func openStore(ctx context.Context, cfg *Config, now func() time.Time) (store.St
 	case DriverSQLite:
 		return orNil(sqlite.Open(ctx, cfg.Store.Path.String(), sqlite.Options{Now: now}))
 	case DriverPostgres:
-		open := func(ctx context.Context) (store.Store, error) {
+		return openPatiently(ctx, func(ctx context.Context) (store.Store, error) {
 			return orNil(postgres.Open(ctx, cfg.Store.DSN.Reveal(), postgres.Options{Now: now}))
-		}
-		st, err := open(ctx)
-		if err == nil || errors.Is(err, store.ErrNewer) || errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrReadOnly) {
-			return st, err
-		}
-		return &reopened{open: open, err: err}, nil
+		})
 	}
 	return nil, nil
 }
@@ -160,7 +166,9 @@ func (p *plane) close() error {
 	if p == nil {
 		return nil
 	}
-	return p.store.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return errors.Join(p.registry.FlushAudit(ctx), p.store.Close())
 }
 
 // condition says whether this replica hears of what changes in the store.

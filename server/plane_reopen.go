@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -9,35 +10,125 @@ import (
 	"github.com/postern-auth/postern/server/store"
 )
 
-// reopened is a store that could not be opened yet: every call tries again, at most
-// once a second, until it succeeds.
+// reopened is a store that is not open yet: every call tries again, at most once a
+// second, until one succeeds. One try is under way at a time, on a goroutine of its own,
+// so that neither who gives up ends it for the others nor a database that hangs keeps
+// anybody for longer than openPatience.
 type reopened struct {
 	open func(context.Context) (store.Store, error)
 
-	mu     sync.Mutex
+	mu     sync.Mutex  // never held while anything is waited for
 	store  store.Store // nil until it is open
 	err    error       // why it is not
-	tried  time.Time
+	tried  time.Time   // when the last try ended
+	try    *try        // nil: none is under way
 	closed bool
 }
 
+// try is one attempt to open the store.
+type try struct {
+	began time.Time
+	stop  context.CancelFunc
+	done  chan struct{}
+}
+
+const (
+	// openPatience is how long a try is waited for. A database that is there answers
+	// within milliseconds, and a start should not wait for one that is not.
+	openPatience = time.Second
+	// openPause is the time between two tries.
+	openPause = time.Second
+	// openTimeout ends a try. It leaves time for migrations.
+	openTimeout = time.Minute
+)
+
+var errOpening = errors.New("it has not answered so far")
+
+// openPatiently opens a store, or returns one that goes on trying. What no further try
+// would mend is an error: a store that is damaged, newer than this program or not to be
+// written.
+func openPatiently(ctx context.Context, open func(context.Context) (store.Store, error)) (store.Store, error) {
+	r := &reopened{open: open}
+	st, err := r.wait(ctx)
+	switch {
+	case err == nil:
+		return st, nil
+	case ctx.Err() != nil, errors.Is(err, store.ErrNewer), errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrReadOnly):
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
 func (r *reopened) get(ctx context.Context) (store.Store, error) {
+	st, err := r.wait(ctx)
+	if err != nil && !errors.Is(err, store.ErrClosed) {
+		err = fmt.Errorf("the store is not open yet: %w", err)
+	}
+	return st, err
+}
+
+// wait returns the store, or why there is none. It waits for the try that is under way
+// as long as that deserves patience.
+func (r *reopened) wait(ctx context.Context) (store.Store, error) {
+	r.mu.Lock()
+	st, t, err := r.state()
+	r.mu.Unlock()
+	if t == nil {
+		return st, err
+	}
+	patience := time.NewTimer(openPatience - time.Since(t.began))
+	defer patience.Stop()
+	select {
+	case <-t.done:
+	case <-patience.C:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case r.closed:
 		return nil, store.ErrClosed
-	case r.store == nil && time.Since(r.tried) >= time.Second:
-		r.tried = time.Now()
-		s, err := r.open(ctx)
-		if r.err = err; err == nil { // or else s may hold a nil pointer
-			r.store = s
-		}
+	case r.try == t && r.err == nil:
+		return nil, errOpening
+	case r.store != nil:
+		return r.store, nil
 	}
-	if r.store == nil {
-		return nil, fmt.Errorf("the store is not open yet: %w", r.err)
+	return nil, r.err
+}
+
+// state is what there is: the store, a try to wait for, or an error.
+func (r *reopened) state() (store.Store, *try, error) {
+	switch {
+	case r.closed:
+		return nil, nil, store.ErrClosed
+	case r.store != nil:
+		return r.store, nil, nil
+	case r.try != nil:
+		return nil, r.try, nil
+	case time.Since(r.tried) < openPause:
+		return nil, nil, r.err
 	}
-	return r.store, nil
+	ctx, stop := context.WithTimeout(context.Background(), openTimeout)
+	r.try = &try{began: time.Now(), stop: stop, done: make(chan struct{})}
+	go r.attempt(ctx, r.try)
+	return nil, r.try, nil
+}
+
+func (r *reopened) attempt(ctx context.Context, t *try) {
+	defer close(t.done)
+	defer t.stop()
+	st, err := r.open(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.try, r.tried, r.err = nil, time.Now(), err
+	switch {
+	case err != nil: // then st may hold a nil pointer
+	case r.closed:
+		_ = st.Close() // nobody is left who wants it
+	default:
+		r.store = st
+	}
 }
 
 func with[T any](ctx context.Context, r *reopened, do func(store.Store) (T, error)) (T, error) {
@@ -106,11 +197,14 @@ func (r *reopened) Check(ctx context.Context) (store.Report, error) {
 	return with(ctx, r, func(s store.Store) (store.Report, error) { return s.Check(ctx) })
 }
 
-// Close implements store.Store.
+// Close implements store.Store. A try that is under way is cut short.
 func (r *reopened) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
+	if r.try != nil {
+		r.try.stop()
+	}
 	if r.store == nil {
 		return nil
 	}

@@ -67,6 +67,7 @@ func (s *Server) Reload(ctx context.Context) error {
 	attempt("keys file", p.keys.Epoch() != before, err)
 	changed, err := p.policy.reload(ctx)
 	attempt("policy", changed, err)
+	attempt("kinds of credentials", false, p.kinds.reloadAll(ctx))
 	for issuer, source := range p.sources {
 		if p.fromFile(issuer) {
 			attempt("keys of "+issuer, false, source.Reload(ctx))
@@ -159,7 +160,7 @@ func (s *Server) conditions() []admin.Condition {
 			all[len(all)-1].Detail = "no keys: tokens of this issuer cannot be verified"
 		}
 	}
-	return all
+	return append(all, p.kinds.conditions()...)
 }
 
 // publishHealth tells the gRPC health service what /readyz says.

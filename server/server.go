@@ -39,6 +39,7 @@ import (
 	"github.com/postern-auth/postern/server/door"
 	"github.com/postern-auth/postern/server/door/extauthz"
 	grpcdoor "github.com/postern-auth/postern/server/door/grpc"
+	"github.com/postern-auth/postern/server/door/wellknown"
 	"github.com/postern-auth/postern/server/jose"
 )
 
@@ -145,6 +146,7 @@ func (s *Server) Swap(ctx context.Context, cfg *Config) error {
 	}
 	s.callers.set(cfg.Callers)
 	s.live.Swap(next.checker)
+	s.plane.sign(next.signer)
 	s.current.Store(next)
 	if prev != nil {
 		prev.closeUnlessIn(next)
@@ -316,12 +318,33 @@ func (p pages) close() {
 func (s *Server) pages(ctx context.Context, cfg *Config) (p pages, err error) {
 	p.login = s.httpServer(cfg, http.NotFoundHandler())
 	if cfg.Listen.HTTP.Network() != "" {
-		if p.login.Handler, err = s.loginHandler(cfg); err != nil {
+		if p.login.Handler, err = s.publicHandler(cfg); err != nil {
 			return p, err
 		}
 	}
 	p.admin, err = s.adminServer(ctx, cfg)
 	return p, err
+}
+
+// publicHandler serves what people and upstreams ask Postern for itself: logins, and
+// the keys that verify its tokens.
+func (s *Server) publicHandler(cfg *Config) (http.Handler, error) {
+	mux := http.NewServeMux()
+	mux.Handle(wellknown.KeySetPath, wellknown.KeySet(func() []byte {
+		if signs := s.current.Load().signer; signs != nil {
+			return signs.KeySet()
+		}
+		return nil
+	}))
+	if !cfg.servesLogin() {
+		return mux, nil
+	}
+	people, err := s.loginHandler(cfg)
+	if err != nil {
+		return nil, err
+	}
+	mux.Handle("/", people)
+	return mux, nil
 }
 
 // adminServer is the control plane, HTTP and gRPC on one listener.
@@ -392,7 +415,9 @@ func Verify(ctx context.Context, path string) error {
 	quiet := surroundings{log: slog.New(slog.DiscardHandler), now: time.Now}
 	_, err = assemblePolicy(ctx, cfg, &parts{cfg: &Config{}}, quiet)
 	errs = append(errs, err)
-	_, err = assembleKeys(cfg, &parts{cfg: &Config{}}, quiet)
+	signs, err := assembleSigner(cfg, &parts{cfg: &Config{}})
+	errs = append(errs, err)
+	_, err = assembleKeys(cfg, &parts{cfg: &Config{}}, signs, quiet)
 	errs = append(errs, err)
 	errs = append(errs, verifyIssuers(cfg, quiet))
 	return errors.Join(errs...)

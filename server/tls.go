@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -80,12 +81,34 @@ func (c *certificates) load() (*material, error) {
 			return nil, errors.New("tls.client_ca: no certificate in the file")
 		}
 		config.ClientAuth = tls.RequireAndVerifyClientCert
+		config.VerifyConnection = checkClient
 		digest.Write(pem)
 	}
 	m := &material{config: config}
 	digest.Sum(m.digest[:0])
 	return m, nil
 }
+
+// checkClient refuses in the handshake what a chain to the CA does not rule out: a CA's
+// own certificate, keys that are too short, and certificates that name nobody but in
+// their subject, which no program may look at (RFC 9525 section 2).
+func checkClient(s tls.ConnectionState) error {
+	leaf := s.PeerCertificates[0]
+	key, isRSA := leaf.PublicKey.(*rsa.PublicKey)
+	switch {
+	case isRSA && key.Size()*8 < minRSA:
+		return fmt.Errorf("the client's RSA key has %d bits, at least %d are asked for", key.Size()*8, minRSA)
+	case leaf.IsCA:
+		return errors.New("the client's certificate is that of a CA")
+	case len(leaf.URIs)+len(leaf.DNSNames)+len(leaf.IPAddresses)+len(leaf.EmailAddresses) == 0:
+		return errors.New("the client's certificate has no subject alternative name")
+	}
+	return nil
+}
+
+// minRSA is the least length of an RSA key in bits (NIST SP 800-131A, RFC 9325 section
+// 4.5).
+const minRSA = 2048
 
 // config is what listeners are given: every handshake asks for the current one.
 func (c *certificates) config() *tls.Config {

@@ -188,6 +188,11 @@ func (s *Server) survey() (v surveyed) {
 		file(i.Keys.File)
 		file(i.Keys.CAFile)
 	}
+	for _, k := range p.kinds {
+		for _, name := range k.files {
+			file(name)
+		}
+	}
 	for _, reference := range p.cfg.references {
 		if name, ok := strings.CutPrefix(reference, "${file:"); ok {
 			file(strings.TrimSuffix(name, "}"))

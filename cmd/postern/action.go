@@ -178,6 +178,11 @@ func (r *invocation) finish(cmd *cobra.Command, req proto.Message, args []string
 	if err := r.call(cmd.Context(), r.method, req, res); err != nil {
 		return err
 	}
+	if m := res.ProtoReflect(); !isDryRun(req) {
+		if next := showField(m, fieldOf(m, "living_successor_id")); next != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s took its place and stays good; if a thief may have rotated it, revoke again with --successors\n", printable(next))
+		}
+	}
 	return r.print(cmd, res, isDryRun(req))
 }
 

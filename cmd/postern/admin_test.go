@@ -16,6 +16,7 @@ import (
 	"github.com/postern-auth/postern/server/password"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/seal"
+	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/store"
 	"github.com/postern-auth/postern/server/store/memory"
 )
@@ -63,11 +64,19 @@ func adminListener(t *testing.T) (address string, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	keys, err := signer.New(signer.Config{
+		Issuer: "https://auth.example.com", Keys: []signer.KeyConfig{{ID: "k1", Key: policy.NewSecret(strings.Repeat("ab", 21) + "A")}},
+	}, signer.Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	s := httptest.NewUnstartedServer(admin.Handler(admin.Config{
 		Conditions: func() []admin.Condition { return nil },
 		Metrics:    http.NotFoundHandler(),
 		Decisions:  &admin.Decisions{Ring: audit.NewRing(1)},
-		Registry:   registry.New(registry.Config{}, memory.New(time.Now), registry.Deps{Peppers: peppers, Passwords: passwords}),
+		Registry: registry.New(registry.Config{}, memory.New(time.Now), registry.Deps{
+			Peppers: peppers, Passwords: passwords, Signer: func() *signer.Signer { return keys },
+		}),
 		Authorizer: admin.NewAuthorizer(snapshot),
 		Browser: func(_ *store.Session, secret policy.Secret) (string, string) {
 			return "__Host-session=" + secret.Reveal() + "; Path=/; Secure; HttpOnly", "a-csrf-token"

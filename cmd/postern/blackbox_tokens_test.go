@@ -416,7 +416,7 @@ func TestTokensNeedNoStore(t *testing.T) {
 		t.Error("a decision needed a store:", m)
 	}
 	// Callers that come at the same instant may each prove a token.
-	if hits := metric(t, m, `postern_credential_cache_total{result="hit"}`); hits < 9000 {
+	if hits := metric(t, m, `postern_credential_cache_total{of="issuers",result="hit"}`); hits < 9000 {
 		t.Errorf("%d of 10,000 were remembered", hits)
 	}
 }

@@ -48,6 +48,7 @@ var credentialFields = slices.Concat([]field{
 	{flag: "path", path: "constraints.paths", usage: "path pattern for which it may be used, such as /orders/**"},
 	{flag: "audience", path: "constraints.audiences", usage: "audience for which it may be used"},
 	{flag: "resource", path: "constraints.resources", usage: "resource for which it may be used, as type:id or type:*"},
+	{flag: "peer", path: "constraints.peers", usage: "workload over whose TLS connection it must come: a SPIFFE id, a DNS name, or sha256: and a certificate's fingerprint in hex"},
 	{flag: "window", path: "constraints.windows", usage: "time in UTC at which it may be used, as mon-fri/08:00-17:30"},
 	{flag: "require-tls", path: "constraints.require_tls", usage: "it may only be used over TLS"},
 	{flag: "not-before", path: "not_before", usage: "when it begins to be good: a time, or 2h for in two hours"},
@@ -65,7 +66,10 @@ var issueFields = slices.Concat(credentialFields, []field{
 
 var credentialColumns = []string{"id", "tenant", "principal_id", "display_name", "roles", "scopes", "state", "expire_time", "last_use_time"}
 
-func (s credentialSort) issue(use, example string) *cobra.Command {
+// formatField is for what can be a JWT.
+var formatField = field{flag: "format", path: "format", usage: "form of the secret (default: opaque); a jwt needs signing keys, and cannot be renewed"}
+
+func (s credentialSort) issue(use, example string, more ...field) *cobra.Command {
 	return s.in(action{
 		use: use, short: "Issue an API key: its secret is shown once",
 		long: `The secret is in the answer and nowhere else: it is not stored, and comes last on
@@ -77,7 +81,7 @@ tenant allows.`,
 		method:  adminv1.CredentialService_IssueCredential_FullMethodName,
 		args:    []string{"credential.principal_id"},
 		fixed:   []string{"credential.type=" + s.value},
-		flags:   below("credential", issueFields),
+		flags:   below("credential", slices.Concat(issueFields, more)),
 	}).command()
 }
 
@@ -115,7 +119,8 @@ the place of the old one; --clear FLAG empties a field.`,
 	}, {
 		use: "rotate ID", short: "Issue a successor; the old one stays good for a while",
 		long: `Issues a successor with the same rights and shows its secret, once. The old one
-stays good for --grace: long enough to put the new one into place.`,
+stays good for --grace: long enough to put the new one into place. It ends then, at
+"grace ends", whatever it says under "expires".`,
 		example: `  postern key rotate 4fQzR8xW0bLm --grace 24h
   postern key rotate 4fQzR8xW0bLm --grace 1h -q > key.txt`,
 		method: adminv1.CredentialService_RotateCredential_FullMethodName, args: []string{"id"},
@@ -168,11 +173,16 @@ number of the change and the time by which every replica knows: from then on, no
 lets anything through that it forbids.
 
 --principal ends whatever the principal has, keys and tokens of every type, and
---all whatever the tenant has. Many are ended in one change.`,
+--all whatever the tenant has. Many are ended in one change.
+
+What took the place of one that was rotated stays good, and is named: who has found a
+secret in a log replaces it, and then revokes it. Where a thief may have rotated it,
+--successors ends all of them.`,
 		example: `  postern key revoke 4fQzR8xW0bLm --reason "seen in a log"
   postern key list --unused-for 90d -q | postern key revoke - --reason unused
   postern key revoke --principal billing-job --tenant acme --reason "project ended"`,
 		method: adminv1.CredentialService_RevokeCredential_FullMethodName, args: []string{"id?"},
+		flags:  []field{{flag: "successors", path: "successors", usage: "end what took its place as well, if it was rotated"}},
 		danger: "revoke",
 	}).bound()
 	many := &batchRevoke{invocation: one}
@@ -211,8 +221,11 @@ func (b *batchRevoke) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	said := plain.(*adminv1.RevokeCredentialRequest)
-	if said.GetEtag() != "" {
+	switch {
+	case said.GetEtag() != "":
 		return errors.New("--etag is for one credential")
+	case said.GetSuccessors():
+		return errors.New("--successors is for one credential; --principal ends all of somebody")
 	}
 	b.method = adminv1.CredentialService_BatchRevokeCredentials_FullMethodName
 	what := args

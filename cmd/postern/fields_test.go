@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,7 +106,7 @@ func TestEveryCallHasACommand(t *testing.T) {
 		}
 	}
 	for record, fields := range map[protoreflect.ProtoMessage][]field{
-		&adminv1.Credential{}: issueFields, &adminv1.Principal{}: principalFields, &adminv1.Tenant{}: tenantFields,
+		&adminv1.Credential{}: append(slices.Clone(issueFields), formatField), &adminv1.Principal{}: principalFields, &adminv1.Tenant{}: tenantFields,
 	} {
 		var paths []string
 		for _, f := range fields {
@@ -121,7 +122,7 @@ func TestEveryCallHasACommand(t *testing.T) {
 	}
 }
 
-const outputOnly = " state issued_by successor_id ended_reason imported low_entropy create_time update_time last_use_time has_password"
+const outputOnly = " state issued_by successor_id grace_end_time ended_reason imported low_entropy create_time update_time last_use_time has_password"
 
 // The errors of the API are all thought of.
 func TestEveryReasonIsKnown(t *testing.T) {

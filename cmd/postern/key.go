@@ -41,6 +41,7 @@ type order struct {
 	roles, scopes, permissions []string
 	metadata                   map[string]string
 	networks, methods, paths   []string
+	peers                      []string
 	expiresIn                  time.Duration
 	allowWildcard, quiet       bool
 	add                        string
@@ -83,6 +84,7 @@ The pepper comes from a configuration (-c) or from a file (--pepper-file).`,
 	f.StringArrayVar(&o.networks, "network", nil, "CIDR from which it may be used; repeatable")
 	f.StringArrayVar(&o.methods, "method", nil, "HTTP method with which it may be used; repeatable")
 	f.StringArrayVar(&o.paths, "path", nil, "path pattern for which it may be used, such as /orders/**; repeatable")
+	f.StringArrayVar(&o.peers, "peer", nil, "workload over whose TLS connection it must come: a SPIFFE id, a DNS name, or sha256: and a certificate's fingerprint; repeatable")
 	f.DurationVar(&o.expiresIn, "expires-in", 90*24*time.Hour, "how long it lives")
 	f.BoolVar(&o.allowWildcard, "allow-wildcard", false, "allow * as role, scope or permission: the key may do what nobody has thought of yet")
 	f.StringVar(&o.add, "add", "", "keys file to add the entry to")
@@ -163,7 +165,7 @@ var entryFlags = []struct{ path, flag string }{
 	{"principal.id", "PRINCIPAL-ID"}, {"principal.kind", "--principal-kind"}, {"principal.tenant", "--tenant"},
 	{"principal.roles", "--role"}, {"principal.scopes", "--scope"}, {"principal.permissions", "--permission"},
 	{"principal.metadata", "--metadata"}, {"constraints.methods", "--method"}, {"constraints.networks", "--network"},
-	{"constraints.paths", "--path"}, {"expires_at", "--expires-in"}, {"kind", "--kind"}, {"environment", "--env"},
+	{"constraints.paths", "--path"}, {"constraints.peers", "--peer"}, {"expires_at", "--expires-in"}, {"kind", "--kind"}, {"environment", "--env"},
 	{"name", "--name"}, {"owner", "--owner"},
 }
 
@@ -231,10 +233,10 @@ func (o *order) checkWildcards() error {
 }
 
 func (o *order) constraints() (*policy.Constraints, error) {
-	if len(o.networks)+len(o.methods)+len(o.paths) == 0 {
+	if len(o.networks)+len(o.methods)+len(o.paths)+len(o.peers) == 0 {
 		return nil, nil
 	}
-	c := &policy.Constraints{Methods: o.methods}
+	c := &policy.Constraints{Methods: o.methods, Peers: o.peers}
 	for _, n := range o.networks {
 		prefix, err := policy.ParsePrefix(n)
 		if err != nil {

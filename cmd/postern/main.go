@@ -118,6 +118,7 @@ func newRoot() *cobra.Command {
 		denylistCommand(),
 		auditCommand(),
 		storeCommand(),
+		devCommand(),
 		versionCommand(),
 	)
 	root.Long = `Postern answers two questions for every request that a gateway or a service

@@ -180,7 +180,7 @@ var labels = map[string]string{
 	"display_name": "name", "principal_id": "principal", "owner_id": "owner", "parent_id": "parent",
 	"successor_id": "successor", "credential_id": "credential", "expire_time": "expires", "create_time": "created",
 	"update_time": "updated", "last_use_time": "last used", "auth_time": "logged in", "number": "change",
-	"commit_time": "committed", "effective_time": "known everywhere by", "change_number": "change",
+	"grace_end_time": "grace ends", "living_successor_id": "still good", "commit_time": "committed", "effective_time": "known everywhere by", "change_number": "change",
 }
 
 func label(path string) string {

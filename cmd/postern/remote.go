@@ -153,7 +153,7 @@ var advice = map[string]string{
 	"STORE_UNAVAILABLE":    "whether anything was changed is not known; with the same --request-id it is safe to try again",
 	"GRANT_EXCEEDS_ISSUER": "nobody can grant more than they have",
 	"NOT_CONFIGURED":       "see `postern config schema`",
-	"QUOTA_EXCEEDED":       "revoke one that is not needed",
+	"QUOTA_EXCEEDED":       "end or remove one that is not needed",
 	"LOGIN_FAILED":         "",
 	"PERMISSION_DENIED":    "",
 	"NOT_FOUND":            "",

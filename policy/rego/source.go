@@ -31,6 +31,17 @@ type Bundle struct {
 	data    map[string]any
 }
 
+// Data returns what the data files say at a path of names; nil if nothing. It must not
+// be changed.
+func (b *Bundle) Data(path ...string) any {
+	var at any = b.data
+	for _, name := range path {
+		m, _ := at.(map[string]any)
+		at = m[name]
+	}
+	return at
+}
+
 // Load reads the policy directory. The error is Problems if the files are
 // wrong, and wraps ErrNoPolicy if there are none. Symbolic links are followed
 // inside the directory and refused where they leave it.

@@ -202,7 +202,7 @@ func TestRotate(t *testing.T) {
 	old := d.issue(root, func(c *adminv1.Credential) {
 		c.DisplayName, c.Environment, c.Roles, c.Permissions = "ci", "live", []string{"r"}, []string{"p"}
 		c.Constraints = &adminv1.Constraints{Networks: []string{"192.0.2.0/24"}, Methods: []string{"GET"}, Hosts: []string{"api.test"}, Paths: []string{"/x/**"},
-			Audiences: []string{"shop"}, Resources: []string{"repo:7"}, RequireTls: true,
+			Audiences: []string{"shop"}, Resources: []string{"repo:7"}, RequireTls: true, Peers: []string{"spiffe://acme/ci"},
 			Windows: []*adminv1.TimeWindow{{Days: []string{"mon"}, From: "08:00", To: "17:30"}}}
 		c.Metadata, _ = structpb.NewStruct(map[string]any{"team": "x", "n": []any{1.5, true, nil}})
 		c.Expiration = &adminv1.Credential_Ttl{Ttl: durationpb.New(time.Hour)}
@@ -211,6 +211,9 @@ func TestRotate(t *testing.T) {
 		Id: old.GetId(), Etag: old.GetEtag(), GracePeriod: durationpb.New(2 * time.Second)}))
 	if diff := cmp.Diff(old, res.GetCredential(), protocmp.Transform(), protocmp.IgnoreFields(old, "id", "etag", "create_time", "update_time", "expire_time")); diff != "" {
 		t.Errorf("the successor differs: %s", diff)
+	}
+	if p := res.GetPredecessor(); !p.GetExpireTime().AsTime().Equal(old.GetExpireTime().AsTime()) || !p.GetGraceEndTime().AsTime().Equal(d.clock().Add(2*time.Second)) {
+		t.Errorf("the old one ends %v, in fact %v", p.GetExpireTime().AsTime(), p.GetGraceEndTime().AsTime())
 	}
 	if p := res.GetPredecessor(); p.GetState() != adminv1.CredentialState_CREDENTIAL_STATE_ROTATING || p.GetSuccessorId() != res.GetCredential().GetId() {
 		t.Errorf("predecessor %v", p)
@@ -227,7 +230,7 @@ func TestRotate(t *testing.T) {
 	}
 	_, err := root.IssueCredential(t.Context(), &adminv1.IssueCredentialRequest{Credential: &adminv1.Credential{Type: key, Tenant: "acme", PrincipalId: "app",
 		Expiration: &adminv1.Credential_Ttl{Ttl: durationpb.New(91 * 24 * time.Hour)}}})
-	if meta := fails(t, "91 days", err, codes.InvalidArgument, "TTL_TOO_LONG"); meta["max_ttl"] != "2160h0m0s" {
+	if meta := fails(t, "91 days", err, codes.InvalidArgument, "TTL_TOO_LONG"); meta["max_ttl"] != "90d" {
 		t.Errorf("max_ttl %q", meta["max_ttl"])
 	}
 }

@@ -3,9 +3,7 @@ package admin
 import (
 	"context"
 	"crypto/tls"
-	"encoding/pem"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -66,7 +64,9 @@ func (c connection) attributes(ctx context.Context, method string) *policy.Attri
 	}
 	if c.tls != nil {
 		a.Scheme = "https" // otherwise unknown: loopback is not TLS, and no less private
-		c.certificate(&a.Source)
+		if len(c.tls.VerifiedChains) > 0 {
+			a.Connection = c.tls.VerifiedChains[0] // who shows it asks for himself
+		}
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
 	names := make([]string, 0, len(md))
@@ -87,17 +87,4 @@ func (c connection) attributes(ctx context.Context, method string) *policy.Attri
 		}
 	}
 	return a
-}
-
-// certificate hands the client's certificate on as a gateway would, if the
-// handshake has verified it.
-func (c connection) certificate(e *policy.Endpoint) {
-	if len(c.tls.VerifiedChains) == 0 {
-		return
-	}
-	leaf := c.tls.VerifiedChains[0][0]
-	if len(leaf.URIs) == 1 { // X509-SVID section 2: exactly one
-		e.Principal = leaf.URIs[0].String()
-	}
-	e.Certificate = url.QueryEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw})))
 }

@@ -24,10 +24,17 @@ const PolicyEntrypoint = "data.postern.admin.decision"
 // policyTimeout bounds one question. Administrators can wait longer than requests.
 const policyTimeout = time.Second
 
+// Policy is the policy of the admin API, ready to be asked.
+type Policy struct {
+	*rego.Snapshot
+	// ranks says which roles may grant each of those that the tables add.
+	ranks map[string][]string
+}
+
 // LoadPolicy compiles the policy of the admin API. Tables is a directory whose data
 // may define admin.roles, which admin.rego explains; nil for the roles as they are
-// shipped.
-func LoadPolicy(ctx context.Context, tables fs.FS, options ...rego.Option) (*rego.Snapshot, error) {
+// shipped. The error lists all that is wrong with them.
+func LoadPolicy(ctx context.Context, tables fs.FS, options ...rego.Option) (*Policy, error) {
 	if tables == nil {
 		tables, _ = fs.Sub(noTables, "tables") // the name is a constant
 	}
@@ -36,11 +43,15 @@ func LoadPolicy(ctx context.Context, tables fs.FS, options ...rego.Option) (*reg
 	if err != nil {
 		return nil, fmt.Errorf("the policy of the admin API: %w", err)
 	}
+	ranks, err := readRoles(bundle.Data("admin", "roles"))
+	if err != nil {
+		return nil, fmt.Errorf("the policy of the admin API: %w", err)
+	}
 	snapshot, err := rego.Compile(ctx, bundle, config, options...)
 	if err != nil {
 		return nil, fmt.Errorf("the policy of the admin API: %w", err)
 	}
-	return snapshot, nil
+	return &Policy{snapshot, ranks}, nil
 }
 
 // noTables leaves the roles as they are shipped.
@@ -72,10 +83,20 @@ type grants struct{ unlimited, wildcard, itself bool }
 var errDenied = errors.New("denied")
 
 // Authorizer decides by a policy who may do what.
-type Authorizer struct{ decider Decider }
+type Authorizer struct {
+	decider Decider
+	ranks   map[string][]string
+}
 
-// NewAuthorizer returns an Authorizer that asks the decider.
-func NewAuthorizer(d Decider) *Authorizer { return &Authorizer{d} }
+// NewAuthorizer returns an Authorizer that asks the decider. Of a Policy it knows by
+// whom the roles can be granted that its tables add.
+func NewAuthorizer(d Decider) *Authorizer {
+	a := &Authorizer{decider: d}
+	if p, ok := d.(*Policy); ok {
+		a.ranks = p.ranks
+	}
+	return a
+}
 
 // authorize asks whether the principal may do the action. It returns errDenied, or
 // another error if that could not be found out.

@@ -24,9 +24,13 @@ func (v *invalid) credential(m *adminv1.Credential) registry.CredentialSpec {
 	if !known && m.GetType() != adminv1.CredentialType_CREDENTIAL_TYPE_UNSPECIFIED {
 		v.allow("type", "is not known", "API_KEY, PERSONAL_ACCESS_TOKEN, TOKEN")
 	}
+	format, known := credentialFormats[m.GetFormat()]
+	if !known {
+		v.allow("format", "is not known", "OPAQUE, JWT")
+	}
 	spec := registry.CredentialSpec{
 		Type: kind, Tenant: m.GetTenant(), Principal: m.GetPrincipalId(), Name: m.GetDisplayName(),
-		Environment: m.GetEnvironment(), Parent: m.GetParentId(),
+		Environment: m.GetEnvironment(), Format: format, Parent: m.GetParentId(),
 		Rights:      registry.Rights{Roles: m.GetRoles(), Scopes: m.GetScopes(), Permissions: m.GetPermissions()},
 		Constraints: v.constraints("constraints", m.GetConstraints()), Metadata: v.metadata("metadata", m.GetMetadata()),
 		NotBefore: v.time("not_before", m.GetNotBefore()), Period: v.duration("renew_period", m.GetRenewPeriod()),
@@ -217,11 +221,15 @@ func (s *credentials) EnableCredential(ctx context.Context, req *adminv1.EnableC
 
 // RevokeCredential implements the service.
 func (s *credentials) RevokeCredential(ctx context.Context, req *adminv1.RevokeCredentialRequest) (*adminv1.RevokeCredentialResponse, error) {
-	c, cascaded, change, err := s.registry.RevokeCredential(ctx, callOf(ctx).Call, registry.EndRequest{ID: req.GetId(), Etag: req.GetEtag(), Reason: req.GetReason()})
+	c, cascaded, change, err := s.registry.RevokeCredential(ctx, callOf(ctx).Call, registry.EndRequest{
+		ID: req.GetId(), Etag: req.GetEtag(), Reason: req.GetReason(), Successors: req.GetSuccessors(),
+	})
 	if err != nil {
 		return nil, err
 	}
-	return &adminv1.RevokeCredentialResponse{Credential: credentialProto(c), Cascaded: int32(cascaded), Change: changeProto(change)}, nil
+	return &adminv1.RevokeCredentialResponse{
+		Credential: credentialProto(c), Cascaded: int32(cascaded), Change: changeProto(change), LivingSuccessorId: c.LivingSuccessor,
+	}, nil
 }
 
 // BatchRevokeCredentials implements the service.

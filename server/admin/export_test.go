@@ -8,14 +8,7 @@ import (
 )
 
 // Actions are all actions of the table of methods.
-func Actions() []string {
-	var all []string
-	for _, m := range methods {
-		all = append(all, m.actions...)
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
+func Actions() []string { return slices.Clone(allActions) }
 
 // Methods are the full names of the methods in the table.
 func Methods() []string {

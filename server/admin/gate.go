@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,19 +127,23 @@ func (g *gate) caller(ctx context.Context, conn connection, method string) (*cal
 	if !d.Allowed || d.Reason != policy.ReasonAllowed || p == nil || p.ID == "" || p.Kind == policy.KindAnonymous || p.Kind == "" {
 		return nil, refused(&d)
 	}
-	use := policy.Use{Request: conn.request(a), Now: g.now(), Audience: audience}
+	use := policy.Use{Request: conn.request(a), Now: g.now(), Audience: audience, Peer: d.Peer}
 	if reason := limits.Check(use); reason != policy.ReasonAllowed {
 		return nil, refused(&policy.Decision{Reason: reason})
 	}
-	return &call{registry.Call{Actor: actorOf(p, limits)}, p}, nil
+	actor := actorOf(p, limits)
+	actor.Ranks = g.authorizer.ranks
+	return &call{registry.Call{Actor: actor}, p}, nil
 }
 
 // actorOf says who acts, to the registry. A subject of another issuer is not the
-// principal of that name here, and its name says so.
+// principal of that name here, and its name says so: "https://idp.example#ann". Nor is
+// the workload of a certificate, for which its authority or trust domain vouches:
+// "spiffe://acme.example#spiffe://acme.example/ops".
 func actorOf(p *policy.Principal, limits *policy.Constraints) registry.Actor {
 	id := p.ID
-	if p.Issuer != seal.Issuer {
-		id = p.Issuer + "#" + p.ID
+	if p.Issuer != seal.Issuer || p.Method == policy.MethodMTLS {
+		id = cmp.Or(p.Issuer, string(p.Method)) + "#" + p.ID
 	}
 	a := registry.Actor{
 		Tenant: p.Tenant, ID: id, Credential: p.CredentialID, Constraints: limits,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -31,6 +32,7 @@ import (
 	"github.com/postern-auth/postern/server/audit"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/seal"
+	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/store"
 	"github.com/postern-auth/postern/server/store/memory"
 )
@@ -52,6 +54,8 @@ type desk struct {
 	answer  func(*policy.Attributes) policy.Decision // if set, instead of callers
 	remote  string                                   // if set, the address that calls come from
 	overTLS bool                                     // as if they came over TLS
+	chain   []*x509.Certificate                      // if set, what the handshake has verified
+	signer  *signer.Signer                           // nil: there are no signing keys
 }
 
 // lines is a log that can be read while it is written.
@@ -83,7 +87,7 @@ func (d *desk) authenticate(_ context.Context, a *policy.Attributes) (policy.Dec
 	defer d.mu.Unlock()
 	d.asked = append(d.asked, *a)
 	if d.answer != nil {
-		return d.answer(a), nil
+		return d.answer(a), d.limits["answer"]
 	}
 	name, n := a.Headers.Get("x-api-key")
 	switch p := d.callers[name]; {
@@ -98,7 +102,7 @@ func (d *desk) authenticate(_ context.Context, a *policy.Attributes) (policy.Dec
 
 // open opens the desk. The tenants acme and other are there, with a service "app"
 // and a user "ann" each, and callers of all roles.
-func open(t testing.TB) *desk {
+func open(t testing.TB, change ...func(*admin.Config)) *desk {
 	t.Helper()
 	d := &desk{
 		t: t, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), ring: audit.NewRing(16),
@@ -119,8 +123,10 @@ func open(t testing.TB) *desk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reg := registry.New(registry.Config{}, d.store, registry.Deps{Now: d.clock, Peppers: peppers, Passwords: plain{}})
-	handler := admin.Handler(admin.Config{
+	reg := registry.New(registry.Config{}, d.store, registry.Deps{
+		Now: d.clock, Peppers: peppers, Passwords: plain{}, Signer: func() *signer.Signer { return d.signer },
+	})
+	cfg := admin.Config{
 		Conditions: func() []admin.Condition { return nil }, Metrics: http.NotFoundHandler(),
 		Decisions: &admin.Decisions{Ring: d.ring}, Register: func(s *grpc.Server) { reflection.Register(s) },
 		Authenticate: d.authenticate, Authorizer: authorizer(t), Registry: reg,
@@ -128,7 +134,11 @@ func open(t testing.TB) *desk {
 			return "__Host-session=" + secret.Reveal(), "csrf-" + s.ID
 		},
 		Logger: slog.New(slog.NewTextHandler(&d.log, nil)), Now: d.clock,
-	})
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	handler := admin.Handler(cfg)
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		d.mu.Lock()
 		if d.remote != "" {
@@ -136,6 +146,9 @@ func open(t testing.TB) *desk {
 		}
 		if d.overTLS {
 			r.TLS = &tls.ConnectionState{HandshakeComplete: true}
+			if d.chain != nil {
+				r.TLS.VerifiedChains = [][]*x509.Certificate{d.chain}
+			}
 		}
 		d.mu.Unlock()
 		handler.ServeHTTP(w, r)
@@ -428,6 +441,7 @@ func TestLimitsOfTheCredential(t *testing.T) {
 		"TLS":               {&policy.Constraints{RequireTLS: true}, "credential_over_plaintext"},
 		"another audience":  {&policy.Constraints{Audiences: []string{"shop"}}, "invalid_audience"},
 		"this API's":        {&policy.Constraints{Audiences: []string{"shop", "postern.admin"}}, ""},
+		"another workload":  {&policy.Constraints{Peers: []string{"spiffe://acme/ops"}}, "binding"},
 		"certain resources": {&policy.Constraints{Resources: []string{"repo:7"}}, "resource_not_allowed"},
 		"another time":      {&policy.Constraints{Windows: []policy.TimeWindow{{From: "13:00", To: "14:00"}}}, "time_not_allowed"},
 	} {

@@ -25,6 +25,13 @@ var credentialTypes = map[adminv1.CredentialType]store.CredentialType{
 
 var credentialTypeProtos = inverse(credentialTypes)
 
+// credentialFormats are the forms of secrets. What is imported has one of its own.
+var credentialFormats = map[adminv1.CredentialFormat]store.CredentialFormat{
+	adminv1.CredentialFormat_CREDENTIAL_FORMAT_UNSPECIFIED: "",
+	adminv1.CredentialFormat_CREDENTIAL_FORMAT_OPAQUE:      "",
+	adminv1.CredentialFormat_CREDENTIAL_FORMAT_JWT:         store.JWT,
+}
+
 var principalKinds = map[posternv1.PrincipalKind]policy.Kind{
 	posternv1.PrincipalKind_PRINCIPAL_KIND_USER:    policy.KindUser,
 	posternv1.PrincipalKind_PRINCIPAL_KIND_SERVICE: policy.KindService,
@@ -94,6 +101,14 @@ func credentialProto(c *registry.Credential) *adminv1.Credential {
 	if !c.ExpiresAt.IsZero() {
 		m.Expiration = &adminv1.Credential_ExpireTime{ExpireTime: timeProto(c.ExpiresAt)}
 	}
+	if c.Rotated != nil {
+		// expire_time stays what it was made with, so that the successor's can be compared
+		// with it; this is when the old one ends in fact, unless that comes first.
+		m.GraceEndTime = timeProto(c.Rotated.At)
+	}
+	if c.Format == store.JWT {
+		m.Format = adminv1.CredentialFormat_CREDENTIAL_FORMAT_JWT
+	}
 	return m
 }
 
@@ -117,7 +132,7 @@ func constraintsProto(c *policy.Constraints) *adminv1.Constraints {
 		return nil
 	}
 	m := &adminv1.Constraints{
-		Methods: c.Methods, Audiences: c.Audiences, Resources: c.Resources, RequireTls: c.RequireTLS,
+		Methods: c.Methods, Audiences: c.Audiences, Resources: c.Resources, Peers: c.Peers, RequireTls: c.RequireTLS,
 		Networks: texts(c.Networks), Hosts: texts(c.Hosts), Paths: texts(c.Paths),
 	}
 	for _, w := range c.Windows {
@@ -150,7 +165,7 @@ func (v *invalid) constraints(field string, m *adminv1.Constraints) *policy.Cons
 		Networks: parsed(v, field+".networks", m.GetNetworks(), "a CIDR block such as 192.0.2.0/24", parseNetwork),
 		Hosts:    parsed(v, field+".hosts", m.GetHosts(), "a host such as api.example.com or *.example.com", policy.ParseHostPattern),
 		Paths:    parsed(v, field+".paths", m.GetPaths(), "a path such as /orders/* or /public/**", policy.ParsePathPattern),
-		Methods:  m.GetMethods(), Audiences: m.GetAudiences(), Resources: m.GetResources(), RequireTLS: m.GetRequireTls(),
+		Methods:  m.GetMethods(), Audiences: m.GetAudiences(), Resources: m.GetResources(), Peers: m.GetPeers(), RequireTLS: m.GetRequireTls(),
 	}
 	for _, w := range m.GetWindows() {
 		c.Windows = append(c.Windows, policy.TimeWindow{Days: w.GetDays(), From: w.GetFrom(), To: w.GetTo()})

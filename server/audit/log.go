@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"strings"
 	"unicode"
+
+	"github.com/postern-auth/postern/policy"
 )
 
 // Log writes decisions to a slog.Logger on a goroutine of its own. When it
@@ -84,6 +86,9 @@ func attrs(r *Record) []slog.Attr {
 		add("principal_method", string(p.Method))
 		add("credential", p.CredentialID)
 		add("issuer", p.Issuer)
+		if len(p.Actors) > 0 {
+			a = append(a, slog.Any("actors", actors(p)))
+		}
 	}
 	if d.Route != nil {
 		add("route", d.Route.Name)
@@ -92,6 +97,16 @@ func attrs(r *Record) []slog.Attr {
 		a = append(a, slog.String("rule", v.Rule), slog.String("file", v.File), slog.Int("line", v.Line))
 	}
 	return a
+}
+
+// actors are the ids of those who act for the principal, the one who sent the request
+// first.
+func actors(p *policy.Principal) []string {
+	ids := make([]string, len(p.Actors))
+	for i := range ids {
+		ids[i] = plain(p.Actors[i].ID)
+	}
+	return ids
 }
 
 // plain bounds a text and writes out the characters that slog's JSON leaves as

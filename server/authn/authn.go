@@ -17,6 +17,7 @@ package authn
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,9 @@ type Credential struct {
 	Uses []policy.Method
 	// Secret is its text, without scheme or cookie name: of Basic, the password.
 	Secret policy.Secret
+	// Client is the address that the request comes from; invalid if it is not known. It
+	// proves nothing, and bounds how often somebody may guess.
+	Client netip.Addr
 	// User is the user-id that came with a password; empty for all others.
 	User string
 	// Scheme is the lower-case scheme of the authorization header that it came with,

@@ -26,6 +26,11 @@ type CacheConfig struct {
 	// so that garbage cannot drive out good ones; 20,000 and 2 seconds by default.
 	NegativeSize int
 	NegativeTTL  time.Duration
+	// StaleFor is how much longer than MaxTTL a good credential is believed while it
+	// cannot be asked about (ErrUnreachable), but never past its own NotAfter; 0, the
+	// default, is not at all. Danger: a credential that was withdrawn meanwhile goes on
+	// being accepted for as long.
+	StaleFor time.Duration
 	// Timeout bounds one proof, also after its first caller has left; 5 seconds
 	// by default.
 	Timeout time.Duration
@@ -38,6 +43,7 @@ func (c CacheConfig) withDefaults() CacheConfig {
 	c.MaxTTL = positiveOr(c.MaxTTL, 5*time.Minute)
 	c.NegativeSize = positiveOr(c.NegativeSize, 20_000)
 	c.NegativeTTL = positiveOr(c.NegativeTTL, 2*time.Second)
+	c.StaleFor = max(c.StaleFor, 0)
 	c.Timeout = positiveOr(c.Timeout, 5*time.Second)
 	if c.Now == nil {
 		c.Now = time.Now
@@ -65,7 +71,8 @@ type Epoch interface {
 // holds no secret and two credentials never share an entry by a common prefix.
 // Proofs live until the least of MaxTTL and their own NotAfter, refusals for
 // NegativeTTL in a memory of their own; what could not be found out is never
-// remembered.
+// remembered. A proof whose time in memory is over is kept for StaleFor besides, for
+// when nobody can be asked: marked as stale, and only until something is known again.
 //
 // An unknown credential is first asked about with a context that is over: who
 // needs nothing but RAM answers at once, on the caller's own goroutine. Only if
@@ -80,7 +87,7 @@ type Cached struct {
 	bad    *otter.Cache[[32]byte, *entry]
 	flight singleflight.Group
 
-	hits, negativeHits, misses atomic.Uint64
+	hits, negativeHits, misses, stale atomic.Uint64
 }
 
 type entry struct {
@@ -88,6 +95,9 @@ type entry struct {
 	refusal *Refusal
 	epoch   uint64
 	until   int64 // Unix nanoseconds, exclusive
+	// stale is until when the proof may stand in for an answer that cannot be had, in
+	// Unix nanoseconds, exclusive; never before until.
+	stale int64
 }
 
 // NewCached wraps an authenticator.
@@ -152,8 +162,14 @@ func (c *Cached) fly(ctx context.Context, key [32]byte, cred *Credential) (*Proo
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.Timeout)
 		defer cancel()
 		epoch := c.epoch()
+		if e, ok := c.good.GetIfPresent(key); ok && e.usable(c.cfg.Now().UnixNano(), epoch) {
+			return e.proof, nil // the flight before this one landed just now
+		}
 		proof, err := c.ask(ctx, &own)
 		c.remember(key, epoch, proof, err)
+		if errors.Is(err, ErrUnreachable) {
+			return c.standIn(key, epoch, err)
+		}
 		return proof, err
 	})
 	// A name of its own: the flight still reads ctx.
@@ -179,20 +195,61 @@ func (c *Cached) ask(ctx context.Context, cred *Credential) (proof *Proof, err e
 	return c.next.Authenticate(ctx, cred)
 }
 
+// remember keeps an answer, and forgets what it contradicts: a proof that was refused
+// since never stands in for anything.
 func (c *Cached) remember(key [32]byte, epoch uint64, proof *Proof, err error) {
 	now := c.cfg.Now()
 	e := &entry{proof: proof, epoch: epoch}
 	switch {
 	case err == nil && proof != nil:
-		until := now.Add(c.cfg.MaxTTL)
-		if !proof.NotAfter.IsZero() && proof.NotAfter.Before(until) {
-			until = proof.NotAfter
+		if proof.State == policy.StateStore {
+			e.proof = proof.as(policy.StateMirror, time.Time{}) // who finds it here waits for nobody
 		}
-		e.until = until.UnixNano()
+		e.until = proof.sooner(now.Add(c.cfg.MaxTTL)).UnixNano()
+		e.stale = proof.sooner(now.Add(c.cfg.MaxTTL + c.cfg.StaleFor)).UnixNano()
 		c.good.Set(key, e)
 	case errors.As(err, &e.refusal):
 		e.until = now.Add(c.cfg.NegativeTTL).UnixNano()
 		c.bad.Set(key, e)
+		c.good.Invalidate(key)
+	case errors.Is(err, ErrNotMine):
+		c.good.Invalidate(key)
+	}
+}
+
+// standIn returns the proof that a credential had when it could last be asked about,
+// or else the error because of which it is needed.
+func (c *Cached) standIn(key [32]byte, epoch uint64, err error) (*Proof, error) {
+	e, ok := c.good.GetIfPresent(key)
+	if !ok || e.epoch != epoch || c.cfg.Now().UnixNano() >= e.stale {
+		return nil, err
+	}
+	c.stale.Add(1)
+	return e.proof.as(policy.StateStale, time.Unix(0, e.stale)), nil
+}
+
+// sooner returns the time, or NotAfter if that comes first.
+func (p *Proof) sooner(t time.Time) time.Time {
+	if !p.NotAfter.IsZero() && p.NotAfter.Before(t) {
+		return p.NotAfter
+	}
+	return t
+}
+
+// as returns a copy of another state, that holds no longer than until end unless that
+// is zero. It shares the principal, but not what the Checker derived from the proof.
+func (p *Proof) as(state policy.State, end time.Time) *Proof {
+	if end.IsZero() {
+		end = p.NotAfter
+	}
+	return &Proof{
+		Principal:   p.Principal,
+		Constraints: p.Constraints,
+		NotAfter:    p.sooner(end),
+		Subject:     p.Subject,
+		Confirm:     p.Confirm,
+		Peer:        p.Peer,
+		State:       state,
 	}
 }
 
@@ -216,6 +273,8 @@ func (c *Cached) hash(cred *Credential) [32]byte {
 // CacheStats are counts since the start.
 type CacheStats struct {
 	Hits, NegativeHits, Misses uint64
+	// Stale counts the proofs that stood in for an answer that could not be had.
+	Stale uint64
 	// Size and NegativeSize are estimates of the entries held now.
 	Size, NegativeSize int
 }
@@ -223,7 +282,7 @@ type CacheStats struct {
 // Stats returns the counts, for metrics.
 func (c *Cached) Stats() CacheStats {
 	return CacheStats{
-		Hits: c.hits.Load(), NegativeHits: c.negativeHits.Load(), Misses: c.misses.Load(),
+		Hits: c.hits.Load(), NegativeHits: c.negativeHits.Load(), Misses: c.misses.Load(), Stale: c.stale.Load(),
 		Size: c.good.EstimatedSize(), NegativeSize: c.bad.EstimatedSize(),
 	}
 }

@@ -30,18 +30,18 @@ func (c Chain) Authenticate(ctx context.Context, cred *Credential) (*Proof, erro
 	if !shape.single() {
 		return nil, errTwoOwners
 	}
-	unowned := errUnowned
+	var unowned error = errUnowned
 	for _, use := range cred.Uses {
 		link := c.lookup(use)
 		if link == nil || link.Shapes != 0 && link.Shapes&shape == 0 {
 			continue
 		}
 		proof, err := link.Authenticate(ctx, cred)
-		switch foreign := (*Refusal)(nil); {
+		switch {
 		case errors.Is(err, ErrNotMine):
 			continue
-		case errors.As(err, &foreign) && foreign.Reason == policy.ReasonIssuerUntrusted:
-			unowned = foreign // somebody else may know the issuer
+		case isForeign(err):
+			unowned = err // somebody else may know it
 			continue
 		case err != nil:
 			return nil, err
@@ -85,16 +85,30 @@ func (c Chain) lookup(use policy.Method) *Link {
 	return nil
 }
 
-// Union is several authenticators that together own one shape of token. They are
-// asked in order, and none twice.
+// Union is several authenticators of one method. They are asked in order, until one
+// owns the credential.
 type Union []Authenticator
 
-// Authenticate returns the answer of the first that owns the credential.
+// Authenticate returns the answer of the first that owns the credential. An issuer
+// that one does not know may be another's.
 func (u Union) Authenticate(ctx context.Context, cred *Credential) (*Proof, error) {
+	unowned := ErrNotMine
 	for _, a := range u {
-		if proof, err := a.Authenticate(ctx, cred); !errors.Is(err, ErrNotMine) {
+		proof, err := a.Authenticate(ctx, cred)
+		switch {
+		case errors.Is(err, ErrNotMine):
+		case isForeign(err):
+			unowned = err
+		default:
 			return proof, err
 		}
 	}
-	return nil, ErrNotMine
+	return nil, unowned
+}
+
+// isForeign reports whether a credential was refused only because its issuer is not
+// known there.
+func isForeign(err error) bool {
+	refusal := (*Refusal)(nil)
+	return errors.As(err, &refusal) && refusal.Reason == policy.ReasonIssuerUntrusted
 }

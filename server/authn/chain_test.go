@@ -135,7 +135,10 @@ func TestChainOfIssuers(t *testing.T) {
 	if proof, err := (authn.Union{fixed{nil, authn.ErrNotMine}, fixed{alice, nil}}).Authenticate(t.Context(), cred); proof != alice {
 		t.Errorf("%v, %v", proof, err)
 	}
-	if _, err := (authn.Union{fixed{nil, foreign}, fixed{alice, nil}}).Authenticate(t.Context(), cred); !errors.Is(err, foreign) {
+	if proof, err := (authn.Union{fixed{nil, foreign}, fixed{alice, nil}}).Authenticate(t.Context(), cred); proof != alice {
+		t.Errorf("%v, %v", proof, err)
+	}
+	if _, err := (authn.Union{fixed{nil, foreign}, fixed{nil, authn.ErrNotMine}}).Authenticate(t.Context(), cred); !errors.Is(err, foreign) {
 		t.Errorf("%v", err)
 	}
 	if _, err := (authn.Union{}).Authenticate(t.Context(), cred); !errors.Is(err, authn.ErrNotMine) {

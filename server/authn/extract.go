@@ -228,6 +228,13 @@ func (e *Extractor) presented(dst []Credential, p *policy.Presented) ([]Credenti
 	for i := range e.rules {
 		r := &e.rules[i]
 		if r.From.scheme == p.Use || r.From.scheme == "" && r.From.query == "" && string(r.Uses[0]) == p.Use {
+			if r.From.scheme == schemeBasic {
+				user, password, ok := passwordOf(p.Secret.Reveal())
+				if !ok {
+					return dst, errMalformed
+				}
+				return add(dst, Credential{Uses: r.Uses, User: user, Secret: policy.NewSecret(password), Scheme: r.From.scheme, From: "request:" + p.Use})
+			}
 			return add(dst, Credential{Uses: r.Uses, Secret: p.Secret, Scheme: r.From.scheme, From: "request:" + p.Use, Cookie: r.From.cookie})
 		}
 	}
@@ -276,12 +283,13 @@ func credentialName(name string) bool {
 }
 
 // credentialShape reports whether a query value is by its shape a credential
-// that Postern or its issuers mint: a key of ours or a compact JWS.
+// that Postern, its issuers or Vault mint: a key of ours, a compact JWS, hvs. and hvb.
 func credentialShape(value string) bool {
 	if len(value) > 7 && strings.EqualFold(value[:7], "bearer ") {
 		value = value[7:]
 	}
 	return strings.HasPrefix(value, "pst_") && len(value) > 60 ||
+		strings.HasPrefix(value, "hv") && looksVault(value) && len(value) > minLegacyVault ||
 		strings.HasPrefix(value, "eyJ") && strings.Count(value, ".") == 2
 }
 

@@ -54,6 +54,8 @@ const maxSingle = 64
 var otherHeaders = map[string]guard{
 	"cookie":                  guardPassed,
 	"x-forwarded-client-cert": guardPassed,
+	"client-cert":             guardPassed,
+	"client-cert-chain":       guardPassed,
 	"x-forwarded-for":         guardPassed,
 	"x-forwarded-host":        guardPassed,
 	"forwarded":               guardPassed,

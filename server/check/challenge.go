@@ -102,7 +102,7 @@ func (c *Checker) challenge(x *exchange) {
 	ch, more, dpop := &c.challenges[x.routeAt], demanded(d, x.route), ""
 	if ch.dpop && c.cfg.Possessions != nil {
 		var nonce string
-		if dpop, nonce = c.cfg.Possessions.Challenge(d.Reason); nonce != "" {
+		if dpop, nonce = c.cfg.Possessions.Challenge(x.possession); nonce != "" {
 			d.Client = append(slices.Clip(d.Client), policy.Header{Name: "dpop-nonce", Value: nonce})
 		}
 	}

@@ -49,9 +49,10 @@ type Trust struct {
 	// Extensions believes the caller's own configuration of the route (Envoy
 	// context_extensions) and what its earlier filters said (metadata_context).
 	Extensions bool
-	// ForwardedCertificate believes the fields in which a gateway says what certificate
-	// its client showed: x-forwarded-client-cert, Client-Cert (RFC 9440).
-	ForwardedCertificate bool
+	// XFCC believes x-forwarded-client-cert, in which Envoy says what certificate its
+	// client showed; ClientCert the fields Client-Cert and Client-Cert-Chain (RFC 9440).
+	// They are apart, because a gateway that sets one of them may pass on the other.
+	XFCC, ClientCert bool
 	// OwnCertificate takes the certificate with which the caller itself connected for
 	// the client's: it asks for itself.
 	OwnCertificate bool
@@ -188,21 +189,23 @@ func New(cfg Config) *Checker {
 // exchange is one check under way. Exchanges are pooled: nothing of one may be
 // kept after the check but what is in the decision.
 type exchange struct {
-	attributes *policy.Attributes
-	request    policy.Request
-	route      *policy.Route
-	creds      []authn.Credential
-	proofs     []*authn.Proof
-	trust      Trust
-	forwarded  bool         // a certificate that its caller is not believed to forward was taken away
-	token      string       // for the upstream; empty for none
-	peer       *authn.Proof // nil: no workload was proven
-	routeAt    int          // of route in routes; len(routes) for none of them
-	input      policy.Input
-	decision   policy.Decision
-	now        time.Time
-	sight      Sight // nil: nothing can have fallen behind
-	record     audit.Record
+	attributes  *policy.Attributes
+	request     policy.Request
+	route       *policy.Route
+	creds       []authn.Credential
+	proofs      []*authn.Proof
+	trust       Trust
+	identifying bool         // the question is who calls Postern itself
+	possession  error        // what was wrong with the DPoP proof
+	forwarded   bool         // a certificate that its caller is not believed to forward was taken away
+	token       string       // for the upstream; empty for none
+	peer        *authn.Proof // nil: no workload was proven
+	routeAt     int          // of route in routes; len(routes) for none of them
+	input       policy.Input
+	decision    policy.Decision
+	now         time.Time
+	sight       Sight // nil: nothing can have fallen behind
+	record      audit.Record
 
 	credsBuf  [authn.MaxCredentials]authn.Credential
 	proofsBuf [authn.MaxCredentials]*authn.Proof
@@ -228,7 +231,7 @@ func (c *Checker) Check(ctx context.Context, a *policy.Attributes) (d policy.Dec
 // Authenticate finds and proves the credentials without asking any policy. An
 // allow means no more than that the credential is good.
 func (c *Checker) Authenticate(ctx context.Context, a *policy.Attributes) policy.Decision {
-	d, _ := c.identify(ctx, a, c.cfg.Trust[a.Caller])
+	d, _ := c.identify(ctx, a, false)
 	return d
 }
 
@@ -236,13 +239,15 @@ func (c *Checker) Authenticate(ctx context.Context, a *policy.Attributes) policy
 // certificate of the connection is his own. It also returns the credential's own
 // limits, which the caller has to hold it to.
 func (c *Checker) Identify(ctx context.Context, a *policy.Attributes) (policy.Decision, *policy.Constraints) {
-	return c.identify(ctx, a, Trust{OwnCertificate: true})
+	return c.identify(ctx, a, true)
 }
 
-func (c *Checker) identify(ctx context.Context, a *policy.Attributes, t Trust) (d policy.Decision, limits *policy.Constraints) {
+func (c *Checker) identify(ctx context.Context, a *policy.Attributes, own bool) (d policy.Decision, limits *policy.Constraints) {
 	x := c.begin(a)
-	x.trust = t
-	x.forwarded = t.strip(a)
+	if x.identifying = own; own {
+		x.trust = Trust{OwnCertificate: true}
+	}
+	x.forwarded = x.trust.strip(a)
 	defer func() {
 		if p := recover(); p != nil {
 			c.panicked(x)

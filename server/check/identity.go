@@ -90,7 +90,9 @@ func (id *identity) apply(c *Checker, x *exchange) {
 		}
 	}
 	if x.forwarded {
-		d.Remove = slices.Concat(d.Remove, forwarded[:])
+		d.Remove = slices.Concat(d.Remove, slices.DeleteFunc(slices.Clone(forwarded), func(name string) bool {
+			return !x.trust.disbelieves(policy.Header{Name: name})
+		}))
 	}
 	if odd := c.cfg.Reader.Smuggled(x.attributes.Headers, nil); len(odd) > 0 {
 		for i := range odd {

@@ -37,9 +37,10 @@ type Possession struct {
 // or says that it could not be found out.
 type Possessions interface {
 	Verify(p *Possession) error
-	// Challenge returns the parameters of the DPoP challenge of a deny (RFC 9449
-	// section 7.1), and the DPoP-Nonce to send with it, or "".
-	Challenge(r policy.Reason) (parameters, nonce string)
+	// Challenge returns the parameters of a DPoP challenge (RFC 9449 section 7.1), each
+	// after a comma, and the DPoP-Nonce to send with it, or "". The error is that of
+	// Verify, or nil.
+	Challenge(err error) (parameters, nonce string)
 }
 
 // Zone is where a request comes from: an address of CIDRs, or a peer of one of the
@@ -65,7 +66,11 @@ func (c *Checker) meet(x *exchange) bool {
 		switch {
 		case err == nil && proof != nil:
 			x.peer, x.decision.Peer = proof, proof.Peer
-		case err != nil && !errors.Is(err, authn.ErrNotMine):
+		case err == nil || errors.Is(err, authn.ErrNotMine):
+		case x.identifying && len(x.creds) > 0 && isRefusal(err):
+			// The listener took the certificate for the connection; it need not be one that
+			// names a caller where a credential does.
+		default:
 			return x.refuse(err)
 		}
 	}
@@ -75,6 +80,11 @@ func (c *Checker) meet(x *exchange) bool {
 		}
 	}
 	return true
+}
+
+func isRefusal(err error) bool {
+	refusal := (*authn.Refusal)(nil)
+	return errors.As(err, &refusal)
 }
 
 // inZones reports whether the request comes from one of the zones.
@@ -120,19 +130,24 @@ func (c *Checker) bound(x *exchange, cred *authn.Credential, proof *authn.Proof)
 		return x.deny(policy.ReasonBinding, "there is not exactly one DPoP field")
 	}
 	path, _, _ := strings.Cut(x.attributes.Path, "?")
-	if err := c.cfg.Possessions.Verify(&Possession{
+	x.possession = c.cfg.Possessions.Verify(&Possession{
 		Proof: text, Method: x.request.Method, Scheme: x.request.Scheme, Host: x.request.Host, Port: x.request.Port,
 		Path: path, Token: cred.Secret, Key: key,
-	}); err != nil {
-		return x.refuse(err)
-	}
-	return true
+	})
+	return x.possession == nil || x.refuse(x.possession)
 }
 
 const schemeDPoP = "dpop"
 
-// forwarded are the fields in which a gateway says what certificate its client showed.
-var forwarded = [...]string{"x-forwarded-client-cert", "client-cert", "client-cert-chain"}
+// The fields in which a gateway says what certificate its client showed.
+const (
+	fieldXFCC            = "x-forwarded-client-cert"
+	fieldClientCert      = "client-cert"
+	fieldClientCertChain = "client-cert-chain"
+)
+
+// forwarded are all of them, none of which an upstream may take from a client.
+var forwarded = []string{fieldXFCC, fieldClientCert, fieldClientCertChain}
 
 // strip takes away what the caller is not believed to say, so that neither Postern
 // nor a policy takes it for the truth, and reports whether a certificate was forwarded
@@ -144,13 +159,19 @@ func (t Trust) strip(a *policy.Attributes) (forwarded bool) {
 	if !t.Extensions {
 		a.Extensions, a.Metadata = nil, nil
 	}
-	if t.ForwardedCertificate || !slices.ContainsFunc(a.Headers, isForwarded) {
-		return false
+	if slices.ContainsFunc(a.Headers, t.disbelieves) {
+		a.Headers = slices.DeleteFunc(a.Headers, t.disbelieves)
+		return true
 	}
-	a.Headers = slices.DeleteFunc(a.Headers, isForwarded)
-	return true
+	return false
 }
 
-func isForwarded(h policy.Header) bool {
-	return len(h.Name) >= len("client-cert") && slices.Contains(forwarded[:], h.Name)
+func (t Trust) disbelieves(h policy.Header) bool {
+	switch h.Name {
+	case fieldXFCC:
+		return !t.XFCC
+	case fieldClientCert, fieldClientCertChain:
+		return !t.ClientCert
+	}
+	return false
 }

@@ -22,6 +22,8 @@ func (mesh) Peer(a *policy.Attributes, t check.Trust) (*authn.Proof, error) {
 	switch {
 	case t.OwnCertificate && a.RequestID == "own":
 		name = "spiffe://prod/own"
+	case t.OwnCertificate && a.RequestID == "foreign":
+		return nil, authn.Refuse(policy.ReasonSignatureInvalid, "")
 	case n == 0:
 		return nil, authn.ErrNotMine
 	case name == "bad":
@@ -43,7 +45,7 @@ func meshed(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
 	w.cfg.Peers = mesh{}
-	w.cfg.Trust = map[string]check.Trust{"edge": {ForwardedCertificate: true}}
+	w.cfg.Trust = map[string]check.Trust{"edge": {XFCC: true}}
 	return w
 }
 
@@ -126,6 +128,15 @@ func TestOwnCertificate(t *testing.T) {
 		t.Errorf("the gateway's own certificate is taken for its client's: %+v", d)
 	}
 	if d, _ := c.Identify(t.Context(), own("")); !d.Allowed || d.Principal.ID != "spiffe://prod/own" {
+		t.Errorf("%+v", d)
+	}
+	odd := own("")
+	odd.RequestID = "foreign"
+	if d, _ := c.Identify(t.Context(), odd); d.Allowed {
+		t.Errorf("a certificate of others names its holder: %+v", d)
+	}
+	odd.Headers = policy.Headers{{Name: "x-api-key", Value: "key"}}
+	if d, _ := c.Identify(t.Context(), odd); !d.Allowed || d.Peer != nil || d.Principal.ID != "alice" {
 		t.Errorf("%+v", d)
 	}
 	if d, _ := c.Identify(t.Context(), from("edge", "x-forwarded-client-cert", web)); d.Allowed {
@@ -214,8 +225,8 @@ func (h *holders) Verify(p *check.Possession) error {
 	return authn.Refuse(policy.ReasonBinding, "")
 }
 
-func (h *holders) Challenge(r policy.Reason) (parameters, nonce string) {
-	if r == policy.ReasonBinding {
+func (h *holders) Challenge(err error) (parameters, nonce string) {
+	if err != nil {
 		return `, algs="ES256", error="invalid_dpop_proof"`, "n1"
 	}
 	return `, algs="ES256"`, ""
@@ -241,20 +252,24 @@ func TestDPoP(t *testing.T) {
 	if !slices.Contains(d.Remove, "dpop") || !slices.Contains(d.Remove, "authorization") {
 		t.Errorf("the upstream sees the proof: %v", d.Remove)
 	}
-	for _, fields := range [][]string{
-		{"authorization", "DPoP bound"},
-		{"authorization", "DPoP bound", "dpop", "bad"},
-		{"authorization", "Bearer bound", "dpop", "good"},
-		{"authorization", "DPoP jwt", "dpop", "good"},
+	for name, fields := range map[string][]string{
+		"no proof":  {"authorization", "DPoP bound"},
+		"bad proof": {"authorization", "DPoP bound", "dpop", "bad"},
+		"as bearer": {"authorization", "Bearer bound", "dpop", "good"},
+		"not bound": {"authorization", "DPoP jwt", "dpop", "good"},
 	} {
+		code, nonces := "invalid_token", 0
+		if name == "bad proof" {
+			code, nonces = "invalid_dpop_proof", 1
+		}
 		d := w.check(t, request(fields...))
 		want(t, d, policy.ReasonBinding, policy.PhaseProve)
 		challenge := strings.Join(d.Challenges, "\n")
-		if !strings.Contains(challenge, `DPoP realm="test", algs="ES256", error="invalid_dpop_proof"`) || strings.Count(challenge, "DPoP") != 1 {
-			t.Errorf("%v: %s", fields, challenge)
+		if !strings.Contains(challenge, `DPoP realm="test", algs="ES256", error="`+code+`"`) || strings.Count(challenge, "DPoP") != 1 {
+			t.Errorf("%s: %s", name, challenge)
 		}
-		if nonce, _ := policy.Headers(d.Client).Get("dpop-nonce"); nonce != "n1" {
-			t.Errorf("%v: no nonce", d.Client)
+		if _, n := policy.Headers(d.Client).Get("dpop-nonce"); n != nonces {
+			t.Errorf("%s: %v", name, d.Client)
 		}
 	}
 	want(t, w.check(t, request("authorization", "DPoP bound", "dpop", "full")), policy.ReasonUnavailable, policy.PhaseProve)

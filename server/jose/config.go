@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/outbound"
 )
 
 // SourceConfig says where the keys of an issuer are and how they are kept fresh.
@@ -22,6 +23,9 @@ type SourceConfig struct {
 	Issuer string `yaml:"-"`
 	URL    string `yaml:"-"`
 	File   string `yaml:"-"`
+	// Bundle says that URL or File holds a SPIFFE bundle (ParseBundle). It is set by the
+	// trust domain's own configuration.
+	Bundle bool `yaml:"-"`
 
 	// Refresh is the longest time between two fetches, and so, unless the issuer is
 	// down, the time within which a key that it withdrew is no longer accepted. The
@@ -113,6 +117,26 @@ func (c *SourceConfig) check() error {
 	}
 	return errors.Join(all...)
 }
+
+// outbound returns how the key server is asked. Each fetch has its own connection:
+// fetches are minutes apart, and so a key server that moved is found.
+func (c *SourceConfig) outbound() *outbound.Config {
+	return &outbound.Config{
+		Timeout:                       c.Timeout,
+		CAFile:                        c.CAFile,
+		InsecureAllowHTTP:             c.InsecureAllowHTTP,
+		InsecureAllowPrivateAddresses: c.InsecureAllowPrivateAddresses,
+	}
+}
+
+// discovery returns how the issuer is asked where its keys are: at each refresh, so
+// that it may move them.
+func (c *SourceConfig) discovery() *Discovery {
+	return &Discovery{Issuer: c.Issuer, AllowedHosts: c.AllowedHosts, Outbound: c.outbound()}
+}
+
+// memberKeys is the member of an issuer's metadata that holds the key set's URL.
+const memberKeys = "jwks_uri"
 
 // samePlace reports whether both get their keys from the same place by the same
 // rules: all is equal but the times.

@@ -120,12 +120,12 @@ func TestDiscoveryRefuses(t *testing.T) {
 	}
 	cfg := &SourceConfig{Issuer: name, AllowedHosts: []policy.HostPattern{google("www.example.test")}}
 	for _, good := range []string{name + "/k", "https://i.test:443/k", "https://I.TEST/k", "https://www.example.test/k", "https://www.example.test./k"} {
-		if _, err := readDiscovery([]byte(discoveryDocument(name, good)), cfg); err != nil {
+		if _, err := cfg.discovery().read([]byte(discoveryDocument(name, good)), memberKeys); err != nil {
 			t.Errorf("%s: %v", good, err)
 		}
 	}
 	cfg.InsecureAllowHTTP = true
-	if _, err := readDiscovery([]byte(discoveryDocument(name, "http://www.example.test/k")), cfg); err == nil {
+	if _, err := cfg.discovery().read([]byte(discoveryDocument(name, "http://www.example.test/k")), memberKeys); err == nil {
 		t.Error("an https issuer may point to http")
 	}
 }
@@ -161,7 +161,7 @@ func FuzzDiscovery(f *testing.F) {
 	}
 	cfg := &SourceConfig{Issuer: name, AllowedHosts: []policy.HostPattern{allowed}}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		at, err := readDiscovery(data, cfg)
+		at, err := cfg.discovery().read(data, memberKeys)
 		if err != nil {
 			return
 		}

@@ -3,6 +3,14 @@
 // and the documents that say where a key set is (OpenID Connect Discovery 1.0,
 // RFC 8414). Every kind of credential that rests on signed tokens shares it.
 //
+// # Claims
+//
+// What an issuer says of a caller is read in one way whatever brought it: the claims of a
+// token whose signature was proven, or the answer of an issuer that was asked. ClaimRules
+// check for whom and for how long it holds, CheckAccessToken that it was meant for an API
+// at all, a ClaimMap makes a principal of it, and ReadConfirmation says what the caller
+// must show besides.
+//
 // # Keys
 //
 // A key set is read whole or not at all, its keys one by one: a key that is
@@ -35,7 +43,9 @@
 // else (an error, HTML, a redirect, 204, too many bytes, an empty set) keeps the
 // last good set, up to keep_stale after it was fetched. From then on the answer
 // is an error: could not find out. It is never "no keys", because what follows
-// from "no such key" is a refusal of the token, and that must be a fact.
+// from "no such key" is a refusal of the token, and that must be a fact. The exception
+// is a SPIFFE bundle: without keys it says that its trust domain is to be trusted no
+// more, and that counts at once.
 //
 // The keys decide who may call, so where they come from is held narrowly: https,
 // no redirects, the issuer's own origin or a host that the configuration names,

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/postern-auth/postern/server/outbound"
 )
 
 // fetched is a body that was fetched, and what its server says of its age.
@@ -20,32 +20,12 @@ type fetched struct {
 	maxAge time.Duration
 }
 
-// statusError is an answer other than 200.
-type statusError int
-
-func (e statusError) Error() string {
-	if 300 <= e && e < 400 {
-		return fmt.Sprintf("status %d: redirects are not followed", int(e))
-	}
-	return fmt.Sprintf("status %d, not 200", int(e))
-}
-
-// newClient returns a client that follows no redirect: where keys come from is
-// for the configuration to say, not for whoever answers. It keeps no cookies.
-func newClient(transport http.RoundTripper) *http.Client {
-	return &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
-
 // get fetches a JSON document. The context bounds the whole of it, the last byte
 // of the body included; MaxDocumentBytes bounds the body after decompression.
 func get(ctx context.Context, client *http.Client, from *url.URL) (fetched, error) {
 	got, err := tryGet(ctx, client, from)
 	if err != nil {
-		// The query may hold an API key of the issuer's.
-		return fetched{}, fmt.Errorf("GET %s://%s%s: %w", from.Scheme, from.Host, from.EscapedPath(), err)
+		return fetched{}, fmt.Errorf("GET %s: %w", outbound.Name(from), err)
 	}
 	return got, nil
 }
@@ -56,43 +36,32 @@ func tryGet(ctx context.Context, client *http.Client, from *url.URL) (fetched, e
 		return fetched{}, errors.New("it is not a URL")
 	}
 	request.Header.Set("Accept", "application/jwk-set+json, application/json")
-	request.Header.Set("User-Agent", "postern")
-	response, err := client.Do(request)
+	response, err := outbound.Do(client, request)
 	if err != nil {
-		// *url.Error repeats the URL with its query.
-		if u := (*url.Error)(nil); errors.As(err, &u) {
-			err = u.Err
-		}
 		return fetched{}, err
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		return fetched{}, statusError(response.StatusCode)
+		return fetched{}, outbound.StatusError(response.StatusCode)
 	}
-	if err := checkType(response.Header.Get("Content-Type")); err != nil {
-		return fetched{}, err
+	// Other types than a web page's are accepted: key servers send all kinds.
+	if contentType := response.Header.Get("Content-Type"); outbound.IsHTML(contentType) {
+		return fetched{}, fmt.Errorf("the answer is %s, not JSON", quote(contentType))
 	}
-	if response.ContentLength > MaxDocumentBytes {
-		return fetched{}, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, response.ContentLength, MaxDocumentBytes)
-	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, MaxDocumentBytes+1))
+	body, err := outbound.ReadBody(response, MaxDocumentBytes)
 	if err != nil {
-		return fetched{}, fmt.Errorf("reading the body: %w", err)
-	}
-	if len(body) > MaxDocumentBytes {
-		return fetched{}, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, MaxDocumentBytes)
+		return fetched{}, tooLarge(err)
 	}
 	return fetched{body, maxAge(response.Header)}, nil
 }
 
-// checkType refuses web pages: a login page or an error page with status 200 is
-// the most frequent wrong answer, and this names it. Other types are accepted,
-// since key servers send all kinds.
-func checkType(contentType string) error {
-	if strings.Contains(strings.ToLower(contentType), "html") {
-		return fmt.Errorf("the answer is %s, not JSON", quote(contentType))
+// tooLarge makes an error of what is longer than MaxDocumentBytes one of this
+// package's.
+func tooLarge(err error) error {
+	if errors.Is(err, outbound.ErrTooLarge) {
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
-	return nil
+	return err
 }
 
 // maxAge returns for how long a response is fresh (RFC 9111 section 4.2.1),
@@ -132,51 +101,4 @@ func deltaSeconds(text string) time.Duration {
 		return -1
 	}
 	return time.Duration(n) * time.Second
-}
-
-// parseEndpoint reads a URL from which something may be fetched.
-func parseEndpoint(text string, cfg *SourceConfig) (*url.URL, error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		// The error of the URL package repeats the text.
-		return nil, errors.New("it is not a URL")
-	}
-	switch {
-	case u.Scheme == "http" && !cfg.InsecureAllowHTTP:
-		return nil, errors.New("it is not https; insecure_allow_http permits that")
-	case u.Scheme != "https" && u.Scheme != "http":
-		return nil, errors.New("it is not an https URL")
-	case u.Opaque != "" || u.Hostname() == "":
-		return nil, errors.New("it has no host")
-	case u.User != nil:
-		return nil, errors.New("it holds a user name or password")
-	case u.Fragment != "" || strings.Contains(text, "#"):
-		return nil, errors.New("it has a fragment")
-	}
-	if port := u.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return nil, errors.New("its port is not a number from 1 to 65535")
-		}
-	}
-	if ip, err := netip.ParseAddr(u.Hostname()); err == nil {
-		if err := checkAddress(ip, cfg.InsecureAllowPrivateAddresses); err != nil {
-			return nil, err
-		}
-	}
-	return u, nil
-}
-
-// sameOrigin compares scheme, host and port (RFC 6454 section 4).
-func sameOrigin(a, b *url.URL) bool {
-	return a.Scheme == b.Scheme && strings.EqualFold(a.Hostname(), b.Hostname()) && portOf(a) == portOf(b)
-}
-
-func portOf(u *url.URL) string {
-	switch {
-	case u.Port() != "":
-		return u.Port()
-	case u.Scheme == "http":
-		return "80"
-	}
-	return "443"
 }

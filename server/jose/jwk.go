@@ -175,9 +175,16 @@ type jwk struct{ Value }
 // knows a public key and accepts HMAC also invites the confusion of the two.
 var errSymmetric = errors.New("it is a symmetric key, which is no key to publish")
 
-// readKey makes a key of a JWK. The error says why it cannot be used and holds
-// no part of it but names and sizes.
-func readKey(j jwk) (*Key, error) {
+// The values of the member use that name a purpose of ours (RFC 7517 section 4.2,
+// JWT-SVID section 6.1).
+const (
+	useSignature = "sig"
+	useSVID      = "jwt-svid"
+)
+
+// readKey makes a key for the purpose of a JWK. The error says why it cannot be used
+// and holds no part of it but names and sizes.
+func readKey(j jwk, purpose string) (*Key, error) {
 	id, err := j.optional("kid")
 	if err != nil {
 		return nil, err
@@ -185,7 +192,7 @@ func readKey(j jwk) (*Key, error) {
 	if len(id) > maxKeyIDBytes {
 		return nil, fmt.Errorf("its kid has %d bytes, at most %d are accepted", len(id), maxKeyIDBytes)
 	}
-	alg, err := j.purpose()
+	alg, err := j.purpose(purpose)
 	if err != nil {
 		return nil, err
 	}
@@ -201,14 +208,14 @@ func readKey(j jwk) (*Key, error) {
 }
 
 // purpose returns the alg after checking that the key is for verifying
-// signatures: use, key_ops and alg (RFC 7517 sections 4.2 to 4.4).
-func (j jwk) purpose() (alg string, err error) {
+// signatures of that use: use, key_ops and alg (RFC 7517 sections 4.2 to 4.4).
+func (j jwk) purpose(want string) (alg string, err error) {
 	use, err := j.optional("use")
 	switch {
 	case err != nil:
 		return "", err
-	case j.has("use") && use != "sig":
-		return "", fmt.Errorf("its use is %s, not sig", quote(use))
+	case j.has("use") && use != want:
+		return "", fmt.Errorf("its use is %s, not %s", quote(use), want)
 	}
 	if err := j.operations(); err != nil {
 		return "", err

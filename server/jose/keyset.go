@@ -48,6 +48,8 @@ type KeySet struct {
 	digest [sha256.Size]byte
 	// privateSeen says that the document had private members.
 	privateSeen bool
+	// bundle is what a SPIFFE bundle says besides its keys; nil for other sets.
+	bundle *bundle
 }
 
 var _ Keys = (*KeySet)(nil)
@@ -68,7 +70,13 @@ func ParseKeySet(data []byte) (*KeySet, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	var p parser
+	set, warnings := parseKeys(entries, useSignature)
+	return set, warnings, nil
+}
+
+// parseKeys makes a set of the entries that are keys for the purpose.
+func parseKeys(entries []jwk, purpose string) (*KeySet, []string) {
+	p := parser{purpose: purpose}
 	repeated := repeatedIDs(entries)
 	var keys []*Key
 	for i, j := range entries {
@@ -85,7 +93,7 @@ func ParseKeySet(data []byte) (*KeySet, []string, error) {
 	}
 	set := newKeySet(keys)
 	set.privateSeen = p.privateSeen
-	return set, p.summary(), nil
+	return set, p.summary()
 }
 
 // NewKeySet makes a set of keys that came another way, such as a secret or a PEM
@@ -193,6 +201,7 @@ func hashPart(h hash.Hash, part string) {
 
 // parser is one reading of a set.
 type parser struct {
+	purpose     string
 	privateSeen bool
 	warnings    []string
 	unsaid      int // warnings over maxWarnings
@@ -201,7 +210,7 @@ type parser struct {
 var errRepeatedID = errors.New("another key has the same kid")
 
 func (p *parser) key(j jwk, repeated map[string]bool) (*Key, error) {
-	k, err := readKey(j)
+	k, err := readKey(j, p.purpose)
 	if err != nil {
 		return nil, err
 	}

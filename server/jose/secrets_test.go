@@ -40,7 +40,7 @@ func readSecret(j jwk) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	alg, err := j.purpose()
+	alg, err := j.purpose(useSignature)
 	if err != nil {
 		return nil, err
 	}

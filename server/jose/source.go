@@ -3,17 +3,16 @@ package jose
 import (
 	"cmp"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/postern-auth/postern/server/outbound"
 )
 
 // Event tells of one fetch that ended, and of the Source after it.
@@ -193,12 +192,13 @@ func (s *Source) findOrigin() error {
 		return err
 	}
 	if s.cfg.URL == "" {
-		if _, err := wellKnown(&s.cfg); err != nil {
+		issuer := s.cfg.discovery()
+		if err := issuer.Check(); err != nil {
 			return err
 		}
 		s.name = s.cfg.Issuer
 		s.load = func(ctx context.Context) (fetched, error) {
-			at, err := discover(ctx, client, &s.cfg)
+			at, err := issuer.Find(ctx, client, memberKeys)
 			if err != nil {
 				return fetched{}, err
 			}
@@ -206,7 +206,7 @@ func (s *Source) findOrigin() error {
 		}
 		return nil
 	}
-	at, err := parseEndpoint(s.cfg.URL, &s.cfg)
+	at, err := outbound.ParseURL(s.cfg.URL, s.cfg.outbound())
 	if err != nil {
 		return fmt.Errorf("the url of the key set is refused: %w", err)
 	}
@@ -216,38 +216,15 @@ func (s *Source) findOrigin() error {
 }
 
 func (s *Source) client() (*http.Client, error) {
-	if s.transport != nil {
-		return newClient(s.transport), nil
-	}
-	var roots *x509.CertPool
-	if s.cfg.CAFile != "" {
-		pem, err := readFile(s.cfg.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		roots = x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(pem.body) {
-			return nil, errors.New("ca_file: no certificate in PEM")
-		}
-	}
-	return newClient(newTransport(&s.cfg, roots)), nil
+	cfg := s.cfg.outbound()
+	cfg.Transport = s.transport
+	return outbound.NewClient(*cfg)
 }
 
 // readFile reads a file of at most MaxDocumentBytes.
 func readFile(path string) (fetched, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return fetched{}, err
-	}
-	defer func() { _ = f.Close() }()
-	body, err := io.ReadAll(io.LimitReader(f, MaxDocumentBytes+1))
-	switch {
-	case err != nil:
-		return fetched{}, err
-	case len(body) > MaxDocumentBytes:
-		return fetched{}, fmt.Errorf("%s: %w: more than %d bytes", path, ErrTooLarge, MaxDocumentBytes)
-	}
-	return fetched{body: body, maxAge: -1}, nil
+	body, err := outbound.ReadFile(path, MaxDocumentBytes)
+	return fetched{body: body, maxAge: -1}, tooLarge(err)
 }
 
 // firstState is empty, or what the replaced Source knows.
@@ -516,11 +493,28 @@ func (s *Source) read(ctx context.Context) (set *KeySet, warnings []string, maxA
 	if err != nil {
 		return nil, nil, -1, err
 	}
+	if s.cfg.Bundle {
+		return s.readBundle(got)
+	}
 	set, warnings, err = ParseKeySet(got.body)
 	if err == nil && set.Len() == 0 {
 		err = errNoKeys
 	}
 	return set, warnings, got.maxAge, err
+}
+
+// readBundle parses a SPIFFE bundle. One without keys counts: from then on nothing of
+// that trust domain is believed. One from a server that lags behind does not; a file is
+// its owner's word.
+func (s *Source) readBundle(got fetched) (set *KeySet, warnings []string, maxAge time.Duration, err error) {
+	set, warnings, err = ParseBundle(got.body)
+	if err != nil {
+		return nil, warnings, got.maxAge, err
+	}
+	if st := s.state.Load(); s.cfg.File == "" && st.usable(s.now()) {
+		err = set.follows(st.set)
+	}
+	return set, warnings, set.refreshHint(got.maxAge), err
 }
 
 // nextFetch returns when the next fetch is due; zero for a file. Up to a tenth

@@ -736,7 +736,7 @@ func TestSourceConfig(t *testing.T) {
 		{SourceConfig{URL: "https://issuer.test:70000/"}, []string{"port"}},
 		{SourceConfig{URL: "https://10.1.2.3/keys"}, []string{"insecure_allow_private_addresses"}},
 		{SourceConfig{URL: "https://[::1]/keys"}, []string{"insecure_allow_private_addresses"}},
-		{SourceConfig{URL: "https://169.254.169.254/keys", InsecureAllowPrivateAddresses: true}, []string{"never a place for keys"}},
+		{SourceConfig{URL: "https://169.254.169.254/keys", InsecureAllowPrivateAddresses: true}, []string{"never a place to ask"}},
 		{SourceConfig{URL: "https://\x7f/hunter2"}, []string{"not a URL"}},
 		{SourceConfig{Issuer: "a name"}, []string{"cannot be discovered"}},
 		{SourceConfig{Issuer: "https://issuer.test/?a=b"}, []string{"query"}},

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,22 +40,25 @@ type decoded struct {
 	denial     *store.Denial
 }
 
-// decodeAll reads records on all processors.
-func (m *Mirror) decodeAll(records []store.Record) []decoded {
-	all := make([]decoded, len(records))
+// decodeAll reads records on all processors, into the memory of a batch that nobody
+// needs any more, or nil.
+func (m *Mirror) decodeAll(records []store.Record, into []decoded) []decoded {
+	clear(into)
+	all := slices.Grow(into[:0], len(records))[:len(records)]
 	const piece = 64
 	workers := min(runtime.GOMAXPROCS(0), 1+len(records)/piece)
 	var next atomic.Int64
 	var done sync.WaitGroup
 	for range workers {
 		done.Go(func() {
+			r := decoder{mirror: m}
 			for {
 				to := int(next.Add(piece))
 				if to-piece >= len(records) {
 					return
 				}
 				for i := to - piece; i < min(to, len(records)); i++ {
-					m.decode(&records[i], &all[i])
+					r.decode(&records[i], &all[i])
 				}
 			}
 		})
@@ -62,50 +67,61 @@ func (m *Mirror) decodeAll(records []store.Record) []decoded {
 	return all
 }
 
-func (m *Mirror) decode(r *store.Record, d *decoded) {
-	d.kind, d.id, d.version, d.gone = r.Kind, r.ID, r.Version, r.Deleted
+// decoder makes one record ready after the other. What it reads of a regular
+// credential lies in memory that it uses again; what is kept is copied.
+type decoder struct {
+	mirror  *Mirror
+	regular store.Credential
+	scratch []byte
+}
+
+func (r *decoder) decode(from *store.Record, d *decoded) {
+	d.kind, d.id, d.version, d.gone = from.Kind, from.ID, from.Version, from.Deleted
 	if d.gone {
 		return
 	}
-	switch r.Kind {
+	switch from.Kind {
 	case store.KindCredential:
-		d.err = m.decodeCredential(r, d)
+		d.err = r.credential(from, d)
 	case store.KindSession:
-		d.err = m.decodeSession(r, d)
+		d.err = r.session(from, d)
 	case store.KindPrincipal:
-		d.err = m.decodePrincipal(r, d)
+		d.err = r.principal(from, d)
 	case store.KindTenant:
-		d.err = decodeTenant(r, d)
+		d.err = decodeTenant(from, d)
 	case store.KindDenial:
-		d.err = decodeDenial(r, d)
+		d.err = decodeDenial(from, d)
 	}
 }
 
 // document reads a record's document, which must be the one that the record says.
-func document[T any, P interface {
-	*T
-	store.Document
-}](r *store.Record) (*T, error) {
-	if len(r.Body) > maxBody {
-		return nil, fmt.Errorf("it has %d bytes", len(r.Body))
+func document[T any, P store.DocumentOf[T]](from *store.Record) (*T, error) {
+	if err := checkSize(from); err != nil {
+		return nil, err
 	}
 	doc := new(T)
-	if !quickly(r.Body, doc) {
-		*doc = *new(T)
-		if err := decodeJSON(r.Body, doc); err != nil {
-			return nil, err
-		}
+	if err := decodeJSON(from.Body, doc); err != nil {
+		return nil, err
 	}
-	if id := P(doc).Columns().ID; id != r.ID {
-		return nil, fmt.Errorf("it says that it is %s", id)
-	}
-	return doc, nil
+	return doc, checkID(from, P(doc).Columns().ID)
 }
 
-// quickly reads a credential if it is a regular one.
-func quickly(body []byte, doc any) bool {
-	c, ok := doc.(*store.Credential)
-	return ok && readRegular(body, c)
+// maxBody is the largest record that is read, in bytes. Documents hold 8 KiB of
+// metadata and lists that their writers bound.
+const maxBody = 1 << 20
+
+func checkSize(from *store.Record) error {
+	if len(from.Body) > maxBody {
+		return fmt.Errorf("it has %d bytes", len(from.Body))
+	}
+	return nil
+}
+
+func checkID(from *store.Record, id string) error {
+	if id != from.ID {
+		return fmt.Errorf("it says that it is %s", id)
+	}
+	return nil
 }
 
 // decodeJSON reads JSON. Numbers of metadata stay as they are written: those over
@@ -125,16 +141,24 @@ func decodeJSON(body []byte, into any) error {
 	return nil
 }
 
-// maxBody is the largest record that is read, in bytes. Documents hold 8 KiB of
-// metadata and lists that their writers bound.
-const maxBody = 1 << 20
+// credentialDocument is document for credentials, of which there are most: a
+// regular one is good until the next.
+func (r *decoder) credentialDocument(from *store.Record) (*store.Credential, error) {
+	if err := checkSize(from); err != nil {
+		return nil, err
+	}
+	if doc := &r.regular; readRegular(string(from.Body), doc) {
+		return doc, checkID(from, doc.ID)
+	}
+	return document[store.Credential](from)
+}
 
-func (m *Mirror) decodeCredential(r *store.Record, d *decoded) error {
-	doc, err := document[store.Credential](r)
+func (r *decoder) credential(from *store.Record, d *decoded) error {
+	doc, err := r.credentialDocument(from)
 	if err != nil {
 		return err
 	}
-	if err := d.sealed(doc.Digest, doc.Tenant, doc.Principal); err != nil {
+	if err := r.sealed(from, d, doc.Digest, doc.Tenant, doc.Principal); err != nil {
 		return err
 	}
 	switch doc.Type {
@@ -153,27 +177,38 @@ func (m *Mirror) decodeCredential(r *store.Record, d *decoded) error {
 	if doc.Rotated != nil {
 		p.Successor = doc.Successor
 	}
-	s := &state[credentialBody]{version: r.Version}
+	text := from.ID + doc.Name // one allocation for both
+	s := &state[credentialBody]{version: from.Version}
 	s.body.life = lifeOf(doc.NotBefore, doc.ExpiresAt, doc.Revoked, doc.Disabled, doc.Rotated)
-	s.body.name, s.body.created = doc.Name, nanos(doc.CreatedAt, always)
-	if s.body.profile, err = intern(m.profiles, &p); err != nil {
+	s.body.name, s.body.created = text[len(from.ID):], nanos(doc.CreatedAt, always)
+	if s.body.profile, r.scratch, err = intern(r.mirror.profiles, &p, r.scratch); err != nil {
 		return err
 	}
-	d.credential = s
+	d.id, d.credential = text[:len(from.ID)], s
 	return nil
 }
 
 // sealed reads the digest, and whose it is.
-func (d *decoded) sealed(digest, tenant, principal string) error {
+func (r *decoder) sealed(from *store.Record, d *decoded, digest, tenant, principal string) error {
 	var s seal.Digest
-	if err := s.UnmarshalText([]byte(digest)); err != nil {
+	r.scratch = append(r.scratch[:0], digest...)
+	if err := s.UnmarshalText(r.scratch); err != nil {
 		return err
 	}
 	if principal == "" {
 		return errors.New("it belongs to nobody")
 	}
-	d.sum, d.pepper, d.owner = s.Sum(), s.Pepper(), store.PrincipalKey(tenant, principal)
+	d.sum, d.pepper, d.owner = s.Sum(), s.Pepper(), ownerKey(from, tenant, principal)
 	return nil
+}
+
+// ownerKey is store.PrincipalKey, which the record has already if it comes from a
+// store.
+func ownerKey(from *store.Record, tenant, principal string) string {
+	if rest, ok := strings.CutPrefix(from.Owner, tenant); ok && len(rest) == 1+len(principal) && rest[0] == '/' && rest[1:] == principal {
+		return from.Owner
+	}
+	return store.PrincipalKey(tenant, principal)
 }
 
 func lifeOf(from, until time.Time, revoked, disabled, rotated *store.Ending) life {
@@ -201,18 +236,18 @@ func faultsOf(c *policy.Constraints) (err error) {
 	return err
 }
 
-func (m *Mirror) decodeSession(r *store.Record, d *decoded) error {
-	doc, err := document[store.Session](r)
+func (r *decoder) session(from *store.Record, d *decoded) error {
+	doc, err := document[store.Session](from)
 	if err != nil {
 		return err
 	}
-	if err := d.sealed(doc.Digest, doc.Tenant, doc.Principal); err != nil {
+	if err := r.sealed(from, d, doc.Digest, doc.Tenant, doc.Principal); err != nil {
 		return err
 	}
 	if d.pepper == 0 {
 		return errors.New("the secret of a session is never imported")
 	}
-	s := &state[sessionBody]{version: r.Version}
+	s := &state[sessionBody]{version: from.Version}
 	s.body = sessionBody{
 		life:    lifeOf(time.Time{}, doc.ExpiresAt, doc.Revoked, nil, doc.Rotated),
 		created: nanos(doc.CreatedAt, always), authenticated: nanos(doc.AuthTime, always),
@@ -222,8 +257,8 @@ func (m *Mirror) decodeSession(r *store.Record, d *decoded) error {
 	return nil
 }
 
-func (m *Mirror) decodePrincipal(r *store.Record, d *decoded) error {
-	doc, err := document[store.Principal](r)
+func (r *decoder) principal(from *store.Record, d *decoded) error {
+	doc, err := document[store.Principal](from)
 	if err != nil {
 		return err
 	}
@@ -233,9 +268,9 @@ func (m *Mirror) decodePrincipal(r *store.Record, d *decoded) error {
 		return fmt.Errorf("its kind is %q", doc.Kind)
 	}
 	p := person{rights: rights{doc.Roles, doc.Scopes, doc.Permissions}, Kind: doc.Kind, Metadata: doc.Metadata}
-	s := &state[principalBody]{version: r.Version}
+	s := &state[principalBody]{version: from.Version}
 	s.body.name, s.body.disabled = doc.Name, doc.Disabled != nil
-	if s.body.person, err = intern(m.persons, &p); err != nil {
+	if s.body.person, r.scratch, err = intern(r.mirror.persons, &p, r.scratch); err != nil {
 		return err
 	}
 	if doc.Owner != "" {
@@ -245,17 +280,17 @@ func (m *Mirror) decodePrincipal(r *store.Record, d *decoded) error {
 	return nil
 }
 
-func decodeTenant(r *store.Record, d *decoded) error {
-	doc, err := document[store.Tenant](r)
+func decodeTenant(from *store.Record, d *decoded) error {
+	doc, err := document[store.Tenant](from)
 	if err != nil {
 		return err
 	}
-	d.tenant = &state[tenantBody]{version: r.Version, body: tenantBody{name: doc.Name, disabled: doc.Disabled != nil}}
+	d.tenant = &state[tenantBody]{version: from.Version, body: tenantBody{name: doc.Name, disabled: doc.Disabled != nil}}
 	return nil
 }
 
-func decodeDenial(r *store.Record, d *decoded) error {
-	doc, err := document[store.Denial](r)
+func decodeDenial(from *store.Record, d *decoded) error {
+	doc, err := document[store.Denial](from)
 	if err != nil {
 		return err
 	}

@@ -2,17 +2,18 @@ package mirror
 
 import (
 	"bytes"
+	"testing/iotest"
 	"time"
 )
 
 // SaveSnapshot writes a snapshot now, if there is reason to.
 func SaveSnapshot(m *Mirror) { m.saveSnapshot() }
 
-// ReadSnapshot reads one as from a file.
+// ReadSnapshot reads one as from a file that comes in small parts.
 func ReadSnapshot(m *Mirror, file []byte) error {
-	w, h, err := m.decodeSnapshot(bytes.NewReader(file))
+	w, v, err := m.decodeSnapshot(iotest.OneByteReader(bytes.NewReader(file)))
 	if err == nil {
-		m.swap(w, View{Number: h.Number, Epoch: h.Epoch, Since: h.Since, Snapshot: true})
+		m.swap(w, v)
 	}
 	return err
 }

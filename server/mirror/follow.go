@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -20,36 +19,12 @@ const (
 	// maxBackoff is the longest time between two tries while the store fails.
 	maxBackoff = time.Second
 	// largeLoad is how many records leave much garbage when they have been read.
-	largeLoad = 4 * page
+	largeLoad = 2 * page
 	// maxCall is the longest that one call of the store may take, and maxHanging how
 	// many that took longer may still be under way.
 	maxCall    = 30 * time.Second
 	maxHanging = 4
 )
-
-// Load reads everything for the first time. If the store does not answer and there
-// is a snapshot, that is what the mirror knows, and Run goes on from there; the
-// error is nil then, and Status tells. Otherwise the mirror stays blind.
-func (m *Mirror) Load(ctx context.Context) error {
-	if m.store == nil {
-		return nil
-	}
-	m.following.Lock()
-	defer m.following.Unlock()
-	err := m.reload(ctx)
-	if err == nil {
-		return nil
-	}
-	m.health.failed(m.deps.Now(), err)
-	if m.cfg.Snapshot == "" {
-		return fmt.Errorf("reading the store: %w", err)
-	}
-	if e := m.restore(); e != nil {
-		return fmt.Errorf("reading the store: %w; and its snapshot: %w", err, e)
-	}
-	m.deps.Logger.Warn("the store does not answer; starting from its snapshot", "error", err, "age", m.View().Age(m.deps.Now()))
-	return nil
-}
 
 // Run follows the store until the context ends, and then writes what is left to be
 // written. It returns nil.
@@ -156,23 +131,28 @@ func (m *Mirror) Poll(ctx context.Context) error {
 
 // catchUp applies all changes since the last poll.
 func (m *Mirror) catchUp(ctx context.Context, w *world) error {
+	known := m.View().witness
 	after := w.head.Load()
 	for first := true; ; first = false {
 		start := m.deps.Now()
-		batch, err := m.changes(ctx, after, !first)
+		batch, err := m.next(ctx, after, known, !first)
 		switch {
+		case errors.Is(err, errAnotherStore):
+			m.deps.Logger.Warn("the store was put back to an earlier state and written to since; reading all of it", "change", after)
+			return m.reload(ctx)
 		case errors.Is(err, store.ErrPurged), err == nil && (batch.Epoch != w.epoch || batch.Next < after):
 			return m.reload(ctx)
 		case err != nil:
 			return err
 		}
 		if len(batch.Records) > 0 || batch.Next > after {
-			w.apply(m.decodeAll(batch.Records), batch.Next)
+			w.apply(m.decodeAll(batch.Records, nil), batch.Next)
 			m.epoch.Add(1)
+			known = witnessOf(&batch)
 		}
 		after = batch.Next
 		v := *m.View()
-		v.Number = after
+		v.Number, v.witness = after, known
 		if batch.Complete {
 			v.Epoch, v.Since, v.Snapshot = w.epoch, start, false
 			m.look(v)
@@ -181,71 +161,6 @@ func (m *Mirror) catchUp(ctx context.Context, w *world) error {
 		}
 		m.look(v)
 	}
-}
-
-// fetched is a page of the feed, and when it was asked for.
-type fetched struct {
-	batch store.Batch
-	start time.Time
-	err   error
-}
-
-// fetch asks for a page while the one before is being applied.
-func (m *Mirror) fetch(ctx context.Context, after int64) <-chan fetched {
-	got := make(chan fetched, 1)
-	go func() {
-		f := fetched{start: m.deps.Now()}
-		f.batch, f.err = m.changes(ctx, after, after != 0)
-		got <- f
-	}()
-	return got
-}
-
-// reload reads everything into a new world and swaps it in.
-func (m *Mirror) reload(ctx context.Context) error {
-	var w *world
-	begun, coming, records := m.deps.Now(), m.fetch(ctx, 0), 0
-	for restarts := 0; ; {
-		f := <-coming
-		switch {
-		case errors.Is(f.err, store.ErrPurged), f.err == nil && w != nil && f.batch.Epoch != w.epoch:
-			// Something was purged while we read, or the store was restored: once more.
-			if restarts++; restarts > 5 {
-				return fmt.Errorf("reading all of the store: it changes too fast: %w", store.ErrPurged)
-			}
-			w, coming = nil, m.fetch(ctx, 0)
-			continue
-		case f.err != nil:
-			return f.err
-		}
-		if w == nil {
-			m.health.forgetDamage()
-			w = newWorld(m, f.batch.Epoch)
-		}
-		if !f.batch.Complete {
-			coming = m.fetch(ctx, f.batch.Next)
-		}
-		w.apply(m.decodeAll(f.batch.Records), max(0, f.batch.Next))
-		records += len(f.batch.Records)
-		if f.batch.Complete {
-			m.swap(w, View{Number: f.batch.Next, Epoch: f.batch.Epoch, Since: f.start})
-			m.health.loaded(m.deps.Now().Sub(begun))
-			if records > largeLoad {
-				// What reading needed is garbage now, and would stay with the process until as
-				// much has been allocated again, which a server that hardly allocates never does.
-				go debug.FreeOSMemory()
-			}
-			return nil
-		}
-	}
-}
-
-// swap puts a world in force that has been built aside.
-func (m *Mirror) swap(w *world, v View) {
-	w.visible = true
-	m.world.Store(w)
-	m.epoch.Add(1)
-	m.look(v)
 }
 
 var errHanging = fmt.Errorf("%d calls of the store hang", maxHanging)

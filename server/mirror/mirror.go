@@ -6,8 +6,9 @@
 // One goroutine asks the store every 200 ms, and at once after a hint, for the
 // changes over the last number that it has seen, and applies them. Only the polls
 // count: a hint that is lost costs time, not truth. A store that has become another
-// one (a new epoch), or that no longer reaches back so far, is read as a whole into
-// a world of its own, which is then swapped in.
+// one (a new epoch, or a last change that is not what it was: see witness), or that
+// no longer reaches back so far, is read as a whole into a world of its own, which is
+// then swapped in.
 //
 //	store ── Changes ─→ decode ─→ tables of atomic pointers ─→ readers
 //	  └───── Listen ──→ "ask now"

@@ -649,3 +649,35 @@ func TestNoAllocations(t *testing.T) {
 		}
 	}
 }
+
+// Lines of the denylist go from memory a day after their end, and those without one
+// stay.
+func TestOldDenialsAreForgotten(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	const many = 1200 // more than are let go of at once
+	var ending []store.Document
+	for i := range many {
+		id := fmt.Sprint("j", i)
+		ending = append(ending, &store.Denial{ID: id, JTI: id, ExpiresAt: noon.Add(time.Hour)})
+	}
+	s.put(ending...)
+	s.put(&store.Denial{ID: "for ever", JTI: "for ever"}, &store.Denial{ID: "longer", JTI: "longer", ExpiresAt: noon.Add(2 * day)})
+	for _, c := range []struct {
+		at   time.Time
+		left int
+	}{{noon.Add(25 * time.Hour), many + 2}, {noon.Add(25*time.Hour + 1), 2}, {noon.Add(4 * day), 1}} {
+		mirror.Forget(s.Mirror, c.at)
+		if got := s.Status().Denials; got != c.left {
+			t.Errorf("at %v: %d lines are left, want %d", c.at, got, c.left)
+		}
+		if knows(s.Mirror, "j7") != (c.left > 2) || knows(s.Mirror, "longer") != (c.left > 1) || !knows(s.Mirror, "for ever") {
+			t.Errorf("at %v: the wrong lines are left", c.at)
+		}
+	}
+	s.remove(store.KindDenial, "for ever")
+	s.remove(store.KindDenial, "j7") // which is long gone here
+	if got := s.Status().Denials; got != 0 {
+		t.Errorf("%d lines stay", got)
+	}
+}

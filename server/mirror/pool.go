@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"hash/maphash"
+	"slices"
+	"strings"
 	"sync"
 	"weak"
 
@@ -56,30 +58,42 @@ func newPool[V any]() *pool[V] {
 	return &pool[V]{seed: maphash.MakeSeed(), known: map[uint64][]weak.Pointer[pooled[V]]{}, sweep: 1024}
 }
 
-// intern returns the value of the pool that is equal to the given one.
-func intern[V any, P interface {
+// poolable is a value that a pool can hold.
+type poolable[V any] interface {
 	*V
+	// appendText appends what tells the value from any other.
 	appendText([]byte) ([]byte, error)
-}](p *pool[V], v P) (*pooled[V], error) {
-	var scratch [512]byte
-	text, err := v.appendText(scratch[:0])
-	if err != nil {
-		return nil, err
-	}
-	return p.of(text, *v), nil
+	// detach has the value share no text or list with anything else.
+	detach()
 }
 
-// of returns the value that has the text, or makes the given one it.
-func (p *pool[V]) of(text []byte, v V) *pooled[V] {
+// intern returns the value of the pool that is equal to the given one, which it does
+// not keep, and the scratch for the next call.
+func intern[V any, P poolable[V]](p *pool[V], v P, scratch []byte) (*pooled[V], []byte, error) {
+	text, err := v.appendText(scratch[:0])
+	if err != nil {
+		return nil, text, err
+	}
 	h := maphash.Bytes(p.seed, text)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if same := p.find(h, text); same != nil {
+		return same, text, nil
+	}
+	v.detach()
+	return p.add(h, &pooled[V]{value: *v, text: string(text)}), text, nil
+}
+
+func (p *pool[V]) find(h uint64, text []byte) *pooled[V] {
 	for _, w := range p.known[h] {
 		if same := w.Value(); same != nil && same.text == string(text) {
 			return same
 		}
 	}
-	fresh := &pooled[V]{value: v, text: string(text)}
+	return nil
+}
+
+func (p *pool[V]) add(h uint64, fresh *pooled[V]) *pooled[V] {
 	p.known[h] = append(p.known[h], weak.Make(fresh))
 	if p.count++; p.count >= p.sweep {
 		p.forget()
@@ -118,6 +132,13 @@ func (p *profile) appendText(b []byte) ([]byte, error) {
 	return append(b, rest...), err
 }
 
+func (p *profile) detach() {
+	p.rights.detach()
+	for _, text := range [...]*string{(*string)(&p.Type), &p.Environment, &p.Parent, &p.Successor} {
+		*text = strings.Clone(*text)
+	}
+}
+
 func (p *person) appendText(b []byte) ([]byte, error) {
 	b = appendCounted(p.rights.appendText(b), string(p.Kind))
 	if p.Metadata == nil {
@@ -125,6 +146,11 @@ func (p *person) appendText(b []byte) ([]byte, error) {
 	}
 	rest, err := json.Marshal(p.Metadata)
 	return append(b, rest...), err
+}
+
+func (p *person) detach() {
+	p.rights.detach()
+	p.Kind = policy.Kind(strings.Clone(string(p.Kind)))
 }
 
 func (r *rights) appendText(b []byte) []byte {
@@ -135,6 +161,19 @@ func (r *rights) appendText(b []byte) []byte {
 		}
 	}
 	return b
+}
+
+func (r *rights) detach() {
+	for _, list := range [...]*[]string{&r.Roles, &r.Scopes, &r.Permissions} {
+		if len(*list) == 0 {
+			*list = nil
+			continue
+		}
+		*list = slices.Clone(*list)
+		for i, text := range *list {
+			(*list)[i] = strings.Clone(text)
+		}
+	}
 }
 
 func appendCounted(b []byte, text string) []byte {

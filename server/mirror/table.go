@@ -103,10 +103,10 @@ func (t *table[K, E]) remove(k K) {
 	}
 }
 
-// grow swaps in a table without marks that is at most three eighths full.
+// grow swaps in a table without marks that is at most half full.
 func (t *table[K, E]) grow() []atomic.Pointer[E] {
 	n := minSlots
-	for 8*(t.len()+1) > 3*n {
+	for 2*(t.len()+1) > n {
 		n *= 2
 	}
 	next := make([]atomic.Pointer[E], n)
@@ -133,31 +133,4 @@ func (t *table[K, E]) all() iter.Seq[*E] {
 			}
 		}
 	}
-}
-
-// cell holds what is known of one thing, and while a change is being applied also
-// what was known before.
-type cell[B any] struct{ latest atomic.Pointer[state[B]] }
-
-// state is what is known of a thing since a change. It does not change but for the
-// way back, which is cut when nobody needs it any more.
-type state[B any] struct {
-	version int64
-	gone    bool
-	before  atomic.Pointer[state[B]]
-	body    B
-}
-
-// at returns the state that counts for who has seen all changes up to head, or nil
-// if there is none. It is only right if head is still the last change that was
-// published when all has been read: see world.head.
-func (c *cell[B]) at(head int64) *state[B] {
-	s := c.latest.Load()
-	for s != nil && s.version > head {
-		s = s.before.Load()
-	}
-	if s == nil || s.gone {
-		return nil
-	}
-	return s
 }

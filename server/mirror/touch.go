@@ -100,36 +100,3 @@ func writeTouch(tx store.Tx, t touched) error {
 	s.TouchedAt = at
 	return store.Put(tx, s)
 }
-
-// keepEnded is how long a session stays known after its end, so that who comes back
-// with it hears that it has expired, and a clock that was wrong for a while does no
-// harm. The store keeps it about as long.
-const keepEnded = 7 * day
-
-// forget lets go of sessions that ended long ago. Nobody else does: the store purges
-// what has expired without a word to those who follow it.
-func (m *Mirror) forget(now time.Time) {
-	m.following.Lock()
-	defer m.following.Unlock()
-	w := m.world.Load()
-	before := now.Add(-keepEnded).UnixNano()
-	var ended []*session
-	for s := range w.sessions.all() {
-		if st := s.state.latest.Load(); st != nil && !st.gone && !st.body.damaged && st.body.notAfter < before {
-			ended = append(ended, s)
-		}
-	}
-	for _, s := range ended {
-		w.dropSession(s)
-	}
-}
-
-// watchAll counts the credentials once a minute, and forgets old sessions.
-func (m *Mirror) watchAll(ctx context.Context) {
-	for ctx.Err() == nil {
-		now := m.deps.Now()
-		m.survey(now)
-		m.forget(now)
-		sleep(ctx, time.Minute)
-	}
-}

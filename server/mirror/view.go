@@ -43,6 +43,9 @@ type View struct {
 	// Snapshot says that it was read from disk, because the store did not answer.
 	Snapshot bool
 
+	// witness is what the change Number wrote; nil if that is not known.
+	witness *witness
+
 	mode            Mode
 	bound, maxStale time.Duration
 	always          bool

@@ -102,7 +102,7 @@ func (w *world) applyCredential(d *decoded) {
 	case c == nil && (d.gone || d.err != nil):
 		return // what cannot be read has no digest to be found by
 	case d.gone:
-		put(w, &c.state, &state[credentialBody]{version: d.version, gone: true}, func(*state[credentialBody]) { w.dropCredential(c) })
+		put(w, &c.state, goneSince[credentialBody](d.version), func(*state[credentialBody]) { w.dropCredential(c) })
 		return
 	case d.err != nil:
 		put(w, &c.state, &state[credentialBody]{version: d.version, body: credentialBody{life: lost}}, func(*state[credentialBody]) {})
@@ -141,7 +141,7 @@ func (w *world) applySession(d *decoded) {
 	case s == nil && (d.gone || d.err != nil):
 		return
 	case d.gone:
-		put(w, &s.state, &state[sessionBody]{version: d.version, gone: true}, func(*state[sessionBody]) { w.dropSession(s) })
+		put(w, &s.state, goneSince[sessionBody](d.version), func(*state[sessionBody]) { w.dropSession(s) })
 		return
 	case d.err != nil:
 		put(w, &s.state, &state[sessionBody]{version: d.version, body: sessionBody{life: lost}}, func(*state[sessionBody]) {})
@@ -211,7 +211,7 @@ func (w *world) release(p *principal) {
 }
 
 func (w *world) tidy(p *principal) {
-	if s := p.state.latest.Load(); p.used == 0 && (s == nil || s.gone) {
+	if p.used == 0 && p.state.there() == nil {
 		w.principals.remove(p.key)
 	}
 }
@@ -224,7 +224,7 @@ func (w *world) applyPrincipal(d *decoded) {
 	s := d.principal
 	switch {
 	case d.gone:
-		s = &state[principalBody]{version: d.version, gone: true}
+		s = goneSince[principalBody](d.version)
 	case d.err != nil:
 		s = &state[principalBody]{version: d.version, body: principalBody{damaged: true}}
 	case d.owner != "":
@@ -243,7 +243,7 @@ func (w *world) applyTenant(d *decoded) {
 	s := d.tenant
 	switch {
 	case d.gone:
-		s = &state[tenantBody]{version: d.version, gone: true}
+		s = goneSince[tenantBody](d.version)
 	case d.err != nil:
 		s = &state[tenantBody]{version: d.version, body: tenantBody{damaged: true}}
 	}
@@ -255,15 +255,14 @@ func (w *world) applyTenant(d *decoded) {
 func (w *world) applyDenial(d *decoded) {
 	switch {
 	case d.gone:
-		remove := func() {
-			w.denylist.Remove(d.id)
-			w.denials.remove(d.id)
+		gone := w.denials.get(d.id)
+		switch {
+		case gone == nil:
+		case !w.visible:
+			w.dropDenial(gone)
+		default:
+			w.after = append(w.after, func() { w.dropDenial(gone) })
 		}
-		if !w.visible {
-			remove()
-			return
-		}
-		w.after = append(w.after, remove)
 	case d.err == nil:
 		set := w.denylist.Set
 		if !w.visible {
@@ -274,4 +273,9 @@ func (w *world) applyDenial(d *decoded) {
 			w.denials.put(&denial{id: d.id, version: d.version, doc: d.denial})
 		}
 	}
+}
+
+func (w *world) dropDenial(d *denial) {
+	w.denylist.Remove(d.id)
+	w.denials.remove(d.id)
 }

@@ -155,9 +155,12 @@ type Deps struct {
 type Hasher struct {
 	make    hash // what a new hash is like: everything but salt, sum and pepper
 	peppers Peppers
-	pool    pool
-	nobody  hash
-	random  io.Reader
+	pool    *Pool
+	// heavy is for the hashes from elsewhere that need more memory than ours: one at
+	// a time.
+	heavy  chan struct{}
+	nobody hash
+	random io.Reader
 
 	computed atomic.Uint64
 	// derive is hash.derive but in tests.
@@ -173,7 +176,8 @@ func New(cfg Config, deps Deps) (*Hasher, error) {
 	h := &Hasher{
 		make:    hash{scheme: argon2id, memory: uint32(cfg.Memory / strictyaml.KiB), passes: cfg.Passes, threads: 1},
 		peppers: deps.Peppers,
-		pool:    newPool(cfg.Workers, cfg.Queue),
+		pool:    NewPool(cfg.Workers, cfg.Queue),
+		heavy:   make(chan struct{}, 1),
 		random:  rand.Reader,
 		derive:  (*hash).derive,
 	}
@@ -270,7 +274,11 @@ func (h *Hasher) compute(ctx context.Context, kept *hash, password policy.Secret
 		}
 		text = peppered(key, text)
 	}
-	leave, err := h.pool.enter(ctx, kept.memory > h.make.memory)
+	var before chan struct{}
+	if kept.memory > h.make.memory {
+		before = h.heavy
+	}
+	leave, err := h.pool.enter(ctx, before)
 	if err != nil {
 		return nil, err
 	}
@@ -314,7 +322,7 @@ func (*Hasher) Check(phc string) error { return Check(phc) }
 func (h *Hasher) Computed() uint64 { return h.computed.Load() }
 
 // Load is how many hashes are being computed, and how many wait.
-func (h *Hasher) Load() (running, waiting int) { return h.pool.load() }
+func (h *Hasher) Load() (running, waiting int) { return h.pool.Load() }
 
 // Format keeps fmt from printing the hash that nothing fits.
 func (h *Hasher) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[password hasher]") }

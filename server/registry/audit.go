@@ -83,7 +83,7 @@ func (r *Registry) Refused(ctx context.Context, call Call, what Refusal) error {
 	for _, text := range []*string{&e.Target, &e.Tenant, &e.Reason, &e.RequestID} {
 		*text = strings.ToValidUTF8((*text)[:min(len(*text), maxNote)], "")
 	}
-	if err := r.append(ctx, e); err != nil {
+	if err := r.noteRefusal(ctx, e); err != nil {
 		return asError(err)
 	}
 	return nil

@@ -35,6 +35,9 @@ type Credential struct {
 	// LastUsedAt is when it was last used, some seconds behind; zero if never, and
 	// in the results of what changes a credential.
 	LastUsedAt time.Time
+	// LivingSuccessor is the id of what took its place and is still good, in the result
+	// of RevokeCredential; empty for none.
+	LivingSuccessor string
 }
 
 // Etag returns the text that stands for its version.
@@ -47,8 +50,11 @@ type CredentialSpec struct {
 	Tenant, Principal string
 	Name              string
 	Environment       string
-	Rights            Rights
-	Constraints       *policy.Constraints
+	// Format is empty, or store.JWT for a personal access token. Left out of JSON then, so
+	// that calls which were made before there was one are still known by their hash.
+	Format      store.CredentialFormat `json:",omitempty"`
+	Rights      Rights
+	Constraints *policy.Constraints
 	// Metadata is JSON: at most 8 KiB (T-07).
 	Metadata  map[string]any
 	NotBefore time.Time

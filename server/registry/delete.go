@@ -24,6 +24,9 @@ func (r *Registry) DeletePrincipal(ctx context.Context, call Call, req DeletePri
 		if err != nil {
 			return 0, err
 		}
+		if err := o.mayDelete(family); err != nil {
+			return 0, err
+		}
 		n := 0
 		for _, owner := range family.principals {
 			for _, kind := range []store.Kind{store.KindSession, store.KindCredential} {
@@ -40,6 +43,24 @@ func (r *Registry) DeletePrincipal(ctx context.Context, call Call, req DeletePri
 		}
 		return n, nil
 	})
+}
+
+// mayDelete fails if the installation turned one of the family off and the actor is of
+// the tenant: it could make the same one anew.
+func (o *operation) mayDelete(f *family) error {
+	if o.actor.Tenant == "" {
+		return nil
+	}
+	for _, key := range f.principals {
+		p, err := store.Get[store.Principal](o.tx, key)
+		if err != nil {
+			return err
+		}
+		if p.Disabled != nil && !o.actor.mayUndo(p.Disabled) {
+			return deny("", turnedOff)
+		}
+	}
+	return nil
 }
 
 // DeleteTenant removes a disabled tenant with all that is its own, and returns how

@@ -35,6 +35,9 @@ func (r *Registry) AddDenial(ctx context.Context, call Call, d store.Denial) (*s
 		if err := o.line(&line); err != nil {
 			return err
 		}
+		if err := o.roomForLine(line.Tenant); err != nil {
+			return err
+		}
 		id, err := o.newID(store.KindDenial)
 		if err != nil {
 			return err
@@ -96,6 +99,13 @@ func (o *operation) line(d *store.Denial) error {
 	if d.OfTenant != "" && (!o.actor.sees(d.OfTenant) || d.Tenant != "" && d.OfTenant != d.Tenant) {
 		f.add(PermissionDenied, "of_tenant", "is another tenant")
 	}
+	if s := o.signer(); d.Issuer != "" && d.Issuer == s.Issuer() {
+		// What Postern signs are credentials of its own like others.
+		d.Issuer = seal.Issuer
+	}
+	if d.KID != "" && d.Issuer == seal.Issuer {
+		f.field("kid", "is of a key of Postern's own: take it away from signing.keys, which ends all that it signed")
+	}
 	d.Fingerprint = strings.ToLower(d.Fingerprint)
 	if d.Fingerprint != "" && !isSHA256(d.Fingerprint) {
 		f.field("fingerprint", "is the SHA-256 of a certificate's DER in 64 hex digits")
@@ -108,6 +118,33 @@ func (o *operation) line(d *store.Denial) error {
 		f.field("expire_time", "is in the past")
 	}
 	return f.err()
+}
+
+// roomForLine fails if a tenant has as many lines as are allowed: every replica holds
+// all of them in memory.
+func (o *operation) roomForLine(tenant string) error {
+	if tenant == "" {
+		return nil
+	}
+	q := store.Query{Kind: store.KindDenial, Tenant: tenant, Limit: store.MaxPage}
+	for n := 0; ; {
+		some, err := o.tx.List(q)
+		if err != nil {
+			return err
+		}
+		for i := range some {
+			if ends := some[i].ExpiresAt; ends.IsZero() || ends.After(o.now) {
+				n++
+			}
+		}
+		switch {
+		case n >= o.cfg.MaxDenials:
+			return fail(QuotaExceeded, "tenant", "the tenant has %d lines, which is all that the installation allows: remove some, or revoke by subject, client or agent", n)
+		case len(some) < q.Limit:
+			return nil
+		}
+		q.After = some[len(some)-1].ID
+	}
 }
 
 func isSHA256(s string) bool {

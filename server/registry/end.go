@@ -16,6 +16,10 @@ type EndRequest struct {
 	ID, Etag string
 	// Reason goes to the record and the audit log: at most 256 bytes.
 	Reason string
+	// Successors ends with a credential that was rotated all that took its place. They
+	// are left alone otherwise: rotating is what one does when a secret has leaked, and
+	// revoking the old one at once only cuts its grace short.
+	Successors bool `json:",omitempty"` // as CredentialSpec.Format
 }
 
 // ending says that something ends now.
@@ -62,13 +66,28 @@ func (r *Registry) EnableCredential(ctx context.Context, call Call, req EndReque
 		if c.Disabled == nil {
 			return nil
 		}
+		if !o.actor.mayUndo(c.Disabled) {
+			return deny("", turnedOff)
+		}
 		c.Disabled, c.UpdatedAt = nil, o.now
 		return o.put(c, "the id")
 	})
 }
 
+// turnedOff is the answer to a tenant that wants to turn on what the installation has
+// turned off.
+const turnedOff = "the installation turned it off, and only the installation turns it on again"
+
+// mayUndo reports whether the actor may turn on again what somebody turned off: who is of
+// a tenant, what that tenant turned off, or Postern itself because nobody used it.
+func (a *Actor) mayUndo(off *store.Ending) bool {
+	tenant, id := store.SplitPrincipalKey(off.By)
+	return a.Tenant == "" || tenant == a.Tenant || tenant == "" && id == system
+}
+
 // RevokeCredential ends a credential and its children for good, and returns how
-// many children fell. One that was revoked stays as it is.
+// many children fell, successors among them. One that was revoked stays as it is. The
+// result names the successor that is still good, if there is one.
 func (r *Registry) RevokeCredential(ctx context.Context, call Call, req EndRequest) (*Credential, int, Change, error) {
 	var revoked Credential
 	var fell int
@@ -77,7 +96,14 @@ func (r *Registry) RevokeCredential(ctx context.Context, call Call, req EndReque
 		if err != nil {
 			return err
 		}
-		ids, err := o.revoke([]*store.Credential{c}, req.Reason)
+		line, err := o.successors(c)
+		if err != nil {
+			return err
+		}
+		if !req.Successors {
+			line = line[:1]
+		}
+		ids, err := o.revoke(line, req.Reason)
 		if err != nil {
 			return err
 		}
@@ -89,14 +115,14 @@ func (r *Registry) RevokeCredential(ctx context.Context, call Call, req EndReque
 		}
 		o.detail("cascaded", strconv.Itoa(fell))
 		o.made = c.ID + " " + strconv.Itoa(fell)
-		revoked = o.view(c)
-		return nil
+		revoked, err = o.ended(c)
+		return err
 	}, func(o *operation, made string) error {
 		id, count, _ := strings.Cut(made, " ")
 		fell, _ = strconv.Atoi(count)
 		c, err := o.credential(id, "")
 		if err == nil {
-			revoked = o.view(c)
+			revoked, err = o.ended(c)
 		}
 		return err
 	})
@@ -104,6 +130,36 @@ func (r *Registry) RevokeCredential(ctx context.Context, call Call, req EndReque
 		return nil, 0, change, err
 	}
 	return &revoked, fell, change, nil
+}
+
+// successors returns a credential and what took its place, one after the other.
+func (o *operation) successors(c *store.Credential) ([]*store.Credential, error) {
+	line := []*store.Credential{c}
+	for c.Successor != "" && len(line) <= MaxBatch {
+		next, err := store.Get[store.Credential](o.tx, c.Successor)
+		if errors.Is(err, store.ErrNotFound) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		line, c = append(line, next), next
+	}
+	return line, nil
+}
+
+// ended is what the caller learns of a credential that was revoked.
+func (o *operation) ended(c *store.Credential) (Credential, error) {
+	seen := o.view(c)
+	line, err := o.successors(c)
+	if err != nil {
+		return seen, err
+	}
+	last := line[len(line)-1]
+	if state := StateOf(last, o.now); last.ID != c.ID && state != Revoked && state != Expired {
+		seen.LivingSuccessor = last.ID
+	}
+	return seen, nil
 }
 
 // BatchRevokeRequest says what to revoke: either IDs, at most MaxBatch, or all of a

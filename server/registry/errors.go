@@ -27,7 +27,7 @@ const (
 	// GrantExceedsIssuer: Meta "missing" lists what the actor lacks.
 	GrantExceedsIssuer Reason = "GRANT_EXCEEDS_ISSUER"
 	WildcardNotAllowed Reason = "WILDCARD_NOT_ALLOWED"
-	// TTLTooLong: Meta "max_ttl" is the longest life, as in "2160h0m0s".
+	// TTLTooLong: Meta "max_ttl" is the longest life, as in "90d" or "1d12h".
 	TTLTooLong       Reason = "TTL_TOO_LONG"
 	MaxTTLExceeded   Reason = "MAX_TTL_EXCEEDED"
 	WrongState       Reason = "WRONG_STATE"

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -43,7 +45,7 @@ func printable(s string) bool {
 var ownSecret = regexp.MustCompile(fmt.Sprintf(`[0-9A-Za-z]{%d}_[0-9A-Za-z]{%d}`, seal.IDLen, seal.SecretLen+seal.ChecksumLen))
 
 // holdsSecret reports whether somebody put a secret where everybody can read it.
-func holdsSecret(s string) bool { return ownSecret.MatchString(s) }
+func holdsSecret(s string) bool { return ownSecret.MatchString(s) || seal.HoldsSigned(s) }
 
 // text checks a text for people.
 func (f *faults) text(field, s string, most int) {
@@ -194,6 +196,24 @@ func (f *faults) labels(field string, m map[string]string) {
 	}
 }
 
+// span writes a duration as people do, and as the command line reads it: "90d", "8h",
+// "1d12h30m".
+func span(d time.Duration) string {
+	days, rest := d/day, (d % day).String()
+	for _, zero := range []string{"m0s", "h0m"} { // as in 8h0m0s
+		if strings.HasSuffix(rest, zero) {
+			rest = rest[:len(rest)-2]
+		}
+	}
+	switch {
+	case days <= 0:
+		return rest
+	case d%day == 0:
+		rest = ""
+	}
+	return strconv.FormatInt(int64(days), 10) + "d" + rest
+}
+
 // join lists names in a message.
 func join[T ~string](items []T) string { return strings.Trim(fmt.Sprint(items), "[]") }
 
@@ -238,6 +258,7 @@ func (f *faults) constraints(c *policy.Constraints) *policy.Constraints {
 	})
 	f.limits("audiences", len(c.Audiences), func(i int) (string, error) { return c.Audiences[i], nil })
 	f.limits("resources", len(c.Resources), func(i int) (string, error) { return c.Resources[i], nil })
+	f.limits("peers", len(c.Peers), func(i int) (string, error) { return c.Peers[i], nil })
 	f.limits("windows", len(c.Windows), func(i int) (string, error) {
 		if len(c.Windows[i].Days) > 7 {
 			return "", errors.New("names more than seven days")
@@ -281,5 +302,5 @@ func methodFault(m string) error {
 }
 
 func isUnlimited(c *policy.Constraints) bool {
-	return len(c.Networks)+len(c.Methods)+len(c.Hosts)+len(c.Paths)+len(c.Audiences)+len(c.Resources)+len(c.Windows) == 0 && !c.RequireTLS
+	return len(c.Networks)+len(c.Methods)+len(c.Hosts)+len(c.Paths)+len(c.Audiences)+len(c.Resources)+len(c.Peers)+len(c.Windows) == 0 && !c.RequireTLS
 }

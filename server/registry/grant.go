@@ -24,8 +24,8 @@ import (
 // pattern: "orders.*" covers "orders.read" and "orders.items.*". An actor that is
 // Unlimited need not, with two exceptions:
 //
-//   - The roles of Postern's own API are ranked. Who grants one must have one at
-//     least as strong.
+//   - The roles of Postern's own API are ranked, those that the installation has added
+//     to it too. Who grants one must have one at least as strong.
 //   - Permissions of Postern's own ("postern.…") must be had, or be the
 //     platform-admin's to give.
 
@@ -94,7 +94,7 @@ func (g Rights) beyond(others func(list, right string) bool) Rights {
 // can reports whether the actor may grant a right.
 func (a *Actor) can(list, right string) bool {
 	if list == "roles" {
-		if by := whoGrants(right); by != nil {
+		if by := a.whoGrants(right); by != nil {
 			return slices.ContainsFunc(a.Rights.Roles, func(r string) bool { return slices.Contains(by, r) })
 		}
 	}
@@ -106,11 +106,14 @@ func (a *Actor) can(list, right string) bool {
 
 // whoGrants returns the roles of which one is needed to grant a role; nil for roles
 // that mean nothing here. A role with a "*" may mean anything to a policy.
-func whoGrants(role string) []string {
+func (a *Actor) whoGrants(role string) []string {
 	if strings.Contains(role, "*") {
 		return stronger[PlatformAdmin]
 	}
-	return stronger[role]
+	if by := stronger[role]; by != nil {
+		return by
+	}
+	return a.Ranks[role]
 }
 
 // isOwn reports whether a permission, or one that its pattern covers, is of Postern's
@@ -267,6 +270,7 @@ func (f *faults) within(a *Actor, c *policy.Constraints) {
 		{"hosts", coveredBy(own.Hosts, c.Hosts, policy.HostPattern.Covers)},
 		{"paths", coveredBy(own.Paths, c.Paths, policy.PathPattern.Covers)},
 		{"audiences", coveredBy(own.Audiences, c.Audiences, equal[string])},
+		{"peers", coveredBy(own.Peers, c.Peers, equal[string])},
 		{"resources", coveredBy(own.Resources, c.Resources, coversResource)},
 		{"windows", coveredBy(own.Windows, c.Windows, coversWindow)},
 		{"require_tls", c.RequireTLS || !own.RequireTLS},

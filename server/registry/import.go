@@ -57,7 +57,7 @@ func (r *Registry) ImportCredentials(ctx context.Context, call Call, req ImportR
 		living := map[string]int{}
 		var err error
 		done, err = o.rows(len(req.Rows), "credentials", req.SkipBad, func(i int, result *ImportResult) error {
-			d := draft{spec: req.Rows[i].CredentialSpec, wildcard: req.AllowWildcard, imported: true, living: living}
+			d := draft{spec: req.Rows[i].CredentialSpec, wildcard: req.AllowWildcard, imported: true, prefix: o.cfg.Prefix, living: living}
 			return o.importRow(&d, &req.Rows[i], result)
 		})
 		return err
@@ -167,15 +167,41 @@ func (d *draft) known(row *ImportRow) string {
 		d.field("secret", "has %d bytes; at most %d are allowed", len(secret), seal.MaxForeignLen)
 	case strings.ContainsFunc(secret, func(c rune) bool { return c <= ' ' || c > '~' }):
 		d.field("secret", "holds spaces or other characters that a header field cannot carry")
-	case isOurs(secret):
-		d.field("secret", "has the form of our own secrets, which are found by their id: issue a new one")
 	default:
+		if why := d.elsewhere(secret); why != "" {
+			d.field("secret", "%s", why)
+			return ""
+		}
 		return seal.ImportedDigest(row.Secret).String()
 	}
 	return ""
 }
 
-func isOurs(secret string) bool {
-	_, err := seal.Parse(secret)
-	return err == nil
+// elsewhere says why a secret would never be looked for among the imported ones,
+// because its form sends it to somebody else (see authn.Shape), or "".
+func (d *draft) elsewhere(secret string) string {
+	if _, err := seal.Parse(secret); err == nil || strings.HasPrefix(secret, d.prefix+"_") {
+		return "has the form of our own secrets, which are found by their id: issue a new one"
+	}
+	if strings.Count(secret, ".") == 2 || strings.HasPrefix(secret, "eyJ") {
+		return "looks like a JWT, which is verified by its issuer's keys: configure the issuer"
+	}
+	for _, prefix := range []string{"hvs.", "hvb.", "hvr."} {
+		if strings.HasPrefix(secret, prefix) {
+			return isVaults
+		}
+	}
+	for _, prefix := range []string{"s.", "b.", "r."} {
+		if strings.HasPrefix(secret, prefix) && len(secret) >= legacyVaultLen {
+			return isVaults
+		}
+	}
+	return ""
 }
+
+const (
+	isVaults = "looks like a token of Vault, which only Vault can verify: configure vault"
+	// legacyVaultLen is the length from which s., b. and r. are taken for prefixes of
+	// Vault's, as by whoever routes credentials.
+	legacyVaultLen = 2 + 24
+)

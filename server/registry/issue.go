@@ -7,6 +7,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/seal"
+	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -36,12 +37,11 @@ func (r *Registry) IssueCredential(ctx context.Context, call Call, req IssueRequ
 		if err != nil {
 			return err
 		}
-		m, err := o.mint(kindOf(c.Type), c.Environment, store.KindCredential)
+		secret, err := o.secret(c)
 		if err != nil {
 			return err
 		}
-		c.ID, c.Digest = m.ID, m.Digest.String()
-		issued = &Issued{Credential: o.view(c), Secret: m.Secret}
+		issued = &Issued{Credential: o.view(c), Secret: secret}
 		return o.issued(c)
 	}, nil)
 	if err != nil {
@@ -59,6 +59,43 @@ func withhold(i *Issued) {
 	i.ID, i.Digest = "", ""
 }
 
+// secret makes the secret of a credential, and its id and digest.
+func (o *operation) secret(c *store.Credential) (policy.Secret, error) {
+	if c.Format == store.JWT {
+		return o.signed(c)
+	}
+	m, err := o.mint(kindOf(c.Type), c.Environment, store.KindCredential)
+	if err != nil {
+		return policy.Secret{}, err
+	}
+	c.ID, c.Digest = m.ID, m.Digest.String()
+	return m.Secret, nil
+}
+
+// signed is secret for a token that is a JWT (P-13): its jti is the id of the record,
+// and the record has the digest of its whole text, as for every other secret.
+func (o *operation) signed(c *store.Credential) (secret policy.Secret, err error) {
+	s := o.signer()
+	switch {
+	case s == nil:
+		return secret, fail(NotConfigured, "format", "no JWT can be issued without signing keys: set signing")
+	case o.peppers.None():
+		return secret, errNoPepper
+	}
+	if c.ID, err = o.newID(store.KindCredential); err != nil {
+		return secret, err
+	}
+	secret = s.PAT(signer.PAT{
+		ID: c.ID, Subject: c.Principal, Tenant: c.Tenant, Environment: c.Environment, IssuedAt: c.CreatedAt, ExpiresAt: c.ExpiresAt,
+	})
+	digest := o.peppers.Digest(secret)
+	if digest.IsZero() {
+		return policy.Secret{}, &Error{Fault: fault(Internal, "", "no token could be made"), Err: errors.New("it would be too long")}
+	}
+	c.Digest = digest.String()
+	return secret, nil
+}
+
 // issued writes a new credential.
 func (o *operation) issued(c *store.Credential) error {
 	o.made = c.ID
@@ -66,6 +103,7 @@ func (o *operation) issued(c *store.Credential) error {
 	o.detail("type", string(c.Type))
 	o.detail("principal", c.Principal)
 	o.detail("name", c.Name)
+	o.detail("format", string(c.Format))
 	return o.put(c, "the id or the secret")
 }
 
@@ -86,6 +124,8 @@ type draft struct {
 	spec     CredentialSpec
 	wildcard bool
 	imported bool
+	// prefix starts our own secrets.
+	prefix string
 	// living counts the tokens of users whom an import has looked at.
 	living map[string]int
 }
@@ -149,18 +189,33 @@ func (d *draft) form(o *operation) *store.Credential {
 	if s.Environment != "" && !seal.IsWord(s.Environment) {
 		d.field("environment", "is at most %d lower-case letters and digits, a letter first", seal.WordLen)
 	}
+	d.format(s)
 	rights := d.rights(s.Rights)
 	limits := d.constraints(s.Constraints)
 	if len(s.Metadata) > 0 {
 		d.metadata("metadata", s.Metadata)
 	}
 	return &store.Credential{
-		Type: s.Type, Tenant: s.Tenant, Principal: s.Principal, Name: s.Name, Environment: s.Environment,
+		Type: s.Type, Tenant: s.Tenant, Principal: s.Principal, Name: s.Name, Environment: s.Environment, Format: s.Format,
 		Roles: rights.Roles, Scopes: rights.Scopes, Permissions: rights.Permissions,
 		Constraints: limits, Metadata: s.Metadata, CreatedAt: o.now, UpdatedAt: o.now,
 		NotBefore: store.Micro(s.NotBefore), ExpiresAt: store.Micro(s.ExpiresAt),
 		Period: store.Duration(s.Period), MaxExpiresAt: store.Micro(s.MaxExpiresAt),
 		Parent: s.Parent, IssuedBy: seal.Scrub(o.actor.Name()),
+	}
+}
+
+// format checks the form of the secret. The end of a JWT stands in it, so that it
+// cannot be renewed.
+func (d *draft) format(s *CredentialSpec) {
+	switch {
+	case s.Format == "":
+	case s.Format != store.JWT:
+		d.field("format", "is jwt, or is left out")
+	case s.Type != store.PAT || d.imported:
+		d.field("format", "is for personal access tokens that are issued here")
+	case s.Period != 0:
+		d.field("renew_period", "does not go with a JWT, in which its end is written: rotate it instead")
 	}
 }
 
@@ -186,7 +241,7 @@ func (f *faults) life(c *store.Credential, ttl, longest time.Duration, now time.
 	period := time.Duration(c.Period)
 	switch {
 	case period < 0 || period > 0 && period < minLife:
-		f.field("renew_period", "is at least %s, or is left out", minLife)
+		f.field("renew_period", "is at least %s, or is left out", span(minLife))
 		return
 	case period == 0 && !c.MaxExpiresAt.IsZero():
 		f.field("max_expire_time", "needs a renew_period")
@@ -205,7 +260,7 @@ func (f *faults) life(c *store.Credential, ttl, longest time.Duration, now time.
 		f.field("ttl", "and expire_time exclude each other")
 		return
 	case ttl < 0 || ttl > 0 && ttl < minLife:
-		f.field("ttl", "is at least %s", minLife)
+		f.field("ttl", "is at least %s", span(minLife))
 		return
 	case ttl > longest:
 		f.tooLong("ttl", longest)
@@ -237,8 +292,8 @@ func earlier(a, b time.Time) time.Time {
 }
 
 func (f *faults) tooLong(field string, longest time.Duration) {
-	over := fault(TTLTooLong, field, "it would live longer than the tenant allows, which is %s from when it is made", longest)
-	over.Meta = map[string]string{"max_ttl": longest.String()}
+	over := fault(TTLTooLong, field, "it would live longer than the tenant allows, which is %s from when it is made", span(longest))
+	over.Meta = map[string]string{"max_ttl": span(longest)}
 	f.list = append(f.list, over)
 }
 

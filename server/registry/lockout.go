@@ -1,14 +1,21 @@
 package registry
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 )
 
 // lockout counts wrong passwords (B-06): so many in a window, and the name is locked
-// until the window is over, which begins anew with every try that counts. It is in
+// until the window is over, which begins anew with every try that counts. Where the
+// client's address is known, that holds for the two together, and crowd times as many
+// lock the name for all, or anybody could lock a user out by trying for him. It is in
 // memory: a replica that restarts forgets, and each counts for itself. Names that
 // nobody has count as well, so that being locked out tells nothing.
+//
+// It holds whoever asks: the login page, the admin API, HTTP Basic. The login page has a
+// limiter of its own in front of it (server/door/login), which counts by the client's
+// address as well, and answers before a password is looked at.
 type lockout struct {
 	tries  int
 	window time.Duration
@@ -31,22 +38,45 @@ func newLockout(tries int, window time.Duration) *lockout {
 	return &lockout{tries: tries, window: window, names: map[string]*failures{}}
 }
 
+// crowd is how many addresses' tries a name has before it is locked for all of them.
+const crowd = 20
+
+// lock is a counter in which a try counts, and how many tries it takes.
+type lock struct {
+	name string
+	most int
+}
+
+// locks are those of a name, the narrower first.
+func (l *lockout) locks(tenant, id string, client netip.Addr) []lock {
+	name := digestOf(tenant, id)
+	if !client.IsValid() {
+		return []lock{{name, l.tries}}
+	}
+	return []lock{{digestOf(tenant, id, client.String()), l.tries}, {name, crowd * l.tries}}
+}
+
 // try counts a try before it is known whether it is a wrong one, so that many at
-// once count like many in a row. It returns false if the name is locked out.
-func (l *lockout) try(name string, now time.Time) bool {
+// once count like many in a row. It returns false if one of the locks is shut, and
+// counts in none then.
+func (l *lockout) try(locks []lock, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f := l.names[name]
-	if f == nil || !now.Before(f.until) {
-		l.makeRoom(now)
-		f = &failures{}
-		l.names[name] = f
+	for _, k := range locks {
+		if f := l.names[k.name]; f != nil && now.Before(f.until) && f.n >= k.most {
+			return false
+		}
 	}
-	if f.n >= l.tries {
-		return false
+	for _, k := range locks {
+		f := l.names[k.name]
+		if f == nil || !now.Before(f.until) {
+			l.makeRoom(now)
+			f = &failures{}
+			l.names[k.name] = f
+		}
+		f.n++
+		f.until = now.Add(l.window)
 	}
-	f.n++
-	f.until = now.Add(l.window)
 	return true
 }
 
@@ -82,17 +112,21 @@ func (l *lockout) makeRoom(now time.Time) {
 }
 
 // giveBack takes back a try that came to nothing.
-func (l *lockout) giveBack(name string) {
+func (l *lockout) giveBack(locks []lock) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if f := l.names[name]; f != nil && f.n > 0 {
-		f.n--
+	for _, k := range locks {
+		if f := l.names[k.name]; f != nil && f.n > 0 {
+			f.n--
+		}
 	}
 }
 
-// clear forgets the failures of a name: its password was right.
-func (l *lockout) clear(name string) {
+// clear forgets the failures behind the narrower lock, and takes the try back from the
+// other: the password was right.
+func (l *lockout) clear(locks []lock) {
+	l.giveBack(locks[1:])
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.names, name)
+	delete(l.names, locks[0].name)
 }

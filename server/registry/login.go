@@ -86,19 +86,19 @@ func (r *Registry) VerifyPassword(ctx context.Context, call Call, tenant, id str
 		// An unknown name is not noted: it may be a password in the wrong field.
 		refused.Target, refused.Tenant, hash = string(store.KindPrincipal)+"/"+p.Key(), p.Tenant, p.Password
 	}
-	name := digestOf(tenant, id)
-	if !r.logins.try(name, r.now()) {
+	locks := r.logins.locks(tenant, id, call.Client)
+	if !r.logins.try(locks, r.now()) {
 		return nil, r.failed(ctx, call, actionLogin, refused, loginFailed())
 	}
 	good, err := r.passwords.Verify(ctx, hash, secret)
 	switch {
 	case err != nil:
-		r.logins.giveBack(name)
+		r.logins.giveBack(locks)
 		return nil, unverified(err)
 	case !good || p == nil:
 		return nil, r.failed(ctx, call, actionLogin, refused, loginFailed())
 	}
-	r.logins.clear(name)
+	r.logins.clear(locks)
 	return r.rehash(ctx, p, secret)
 }
 

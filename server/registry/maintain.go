@@ -37,6 +37,9 @@ func (r *Registry) Maintain(ctx context.Context) (Maintained, error) {
 			errs = append(errs, err)
 		}
 	}
+	if err := r.append(ctx, r.refusals.late(r.now())); err != nil {
+		errs = append(errs, asError(err))
+	}
 	if done.Purged, err = r.store.Purge(ctx, r.now().Add(-keepDeleted)); err != nil {
 		errs = append(errs, asError(err))
 	}

@@ -103,7 +103,18 @@ func (r *Registry) change(ctx context.Context, call Call, act action, req any, d
 	for _, d := range last.written { // so that etags are right without reading again
 		d.SetVersion(committed.Number)
 	}
+	r.settle(ctx, committed.Number)
 	return Change{Number: committed.Number, CommittedAt: committed.At, EffectiveAt: committed.At.Add(r.cfg.Bound)}, nil
+}
+
+// settle waits until this replica knows of a change.
+func (r *Registry) settle(ctx context.Context, number int64) {
+	if r.seen == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Bound)
+	defer cancel()
+	_ = r.seen(ctx, number) // made it is, and other replicas may know of it
 }
 
 // remembered returns the id under which the call is remembered and the hash of what
@@ -216,20 +227,9 @@ func (r *Registry) failed(ctx context.Context, call Call, act action, e store.Au
 		e.Tenant = call.Actor.Tenant
 	}
 	// It stays refused, whether or not the store can be told.
-	_ = r.append(ctx, signed(e, call))
+	_ = r.noteRefusal(ctx, signed(e, call))
 	return failure
 }
-
-// append writes an entry of its own.
-func (r *Registry) append(ctx context.Context, e store.AuditEntry) error {
-	// Who was refused does not get rid of the entry by hanging up.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
-	defer cancel()
-	_, err := r.store.Update(ctx, func(tx store.Tx) error { return tx.Note(e) })
-	return err
-}
-
-const auditTimeout = 5 * time.Second
 
 // about is the audit entry as far as it got; o is nil if it did not begin.
 func (o *operation) about() store.AuditEntry {
@@ -263,7 +263,7 @@ func (o *operation) mint(kind seal.Kind, environment string, of store.Kind) (sea
 		m, err := seal.Mint(o.random, seal.Spec{Prefix: o.cfg.Prefix, Kind: kind, Environment: environment}, o.peppers)
 		switch {
 		case errors.Is(err, seal.ErrNoPepper):
-			return seal.Minted{}, fail(NotConfigured, "", "nothing can be issued without a pepper: set one, and back it up")
+			return seal.Minted{}, errNoPepper
 		case err != nil:
 			return seal.Minted{}, &Error{Fault: Fault{Reason: Internal, Message: "no secret could be made"}, Err: err}
 		}
@@ -295,6 +295,8 @@ func (o *operation) newID(of store.Kind) (string, error) {
 // mintTries: two equal ids in 10^9 happen once in 10^3 installations, two in a row
 // only to a broken random source.
 const mintTries = 3
+
+var errNoPepper = fail(NotConfigured, "", "nothing can be issued without a pepper: set one, and back it up")
 
 var errRandom = &Error{
 	Fault: Fault{Reason: Internal, Message: "no new id could be made"},

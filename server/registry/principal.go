@@ -75,6 +75,9 @@ func (o *operation) newPrincipal(s *PrincipalSpec, wildcard bool) (*store.Princi
 		return nil, foreign("tenant")
 	}
 	f.principalID("id", s.ID)
+	if s.Tenant == "" && s.ID == system {
+		f.field("id", "is the name under which Postern itself acts")
+	}
 	if !slices.Contains(kinds, s.Kind) {
 		f.field("kind", "is user, service, agent or device")
 	}
@@ -107,6 +110,9 @@ func (o *operation) fill(f *faults, p *store.Principal, s *PrincipalSpec, wildca
 	f.text("disabled_reason", s.DisabledReason, maxReason)
 	rights := f.rights(s.Rights)
 	p.Roles, p.Scopes, p.Permissions = rights.Roles, rights.Scopes, rights.Permissions
+	if was := p.Disabled; was != nil && (!s.Disabled || s.DisabledReason != was.Reason) && !o.actor.mayUndo(was) {
+		f.add(PermissionDenied, "disabled", turnedOff)
+	}
 	p.Name, p.Metadata, p.UpdatedAt = s.Name, s.Metadata, o.now
 	p.Disabled = o.switched(p.Disabled, s.Disabled, s.DisabledReason)
 	f.installationRoles(p.Tenant, rights)
@@ -157,7 +163,25 @@ func (o *operation) setOwner(f *faults, p *store.Principal, owner string) error 
 	if !moved {
 		return nil
 	}
+	if err := o.escapes(f, p, was); err != nil {
+		return err
+	}
 	return o.leaves(f, p, line, was)
+}
+
+// escapes reports a principal that is off because the installation turned off one of its
+// owners, whom a tenant wants to take it from.
+func (o *operation) escapes(f *faults, p *store.Principal, was string) error {
+	before := *p
+	before.Owner = was
+	line, err := o.owners(&before)
+	if ReasonOf(err) == WrongState {
+		return nil // the owner is gone
+	}
+	if slices.ContainsFunc(line, func(owner *store.Principal) bool { return owner.Disabled != nil && !o.actor.mayUndo(owner.Disabled) }) {
+		f.add(PermissionDenied, "owner_id", turnedOff)
+	}
+	return err
 }
 
 // leaves reports credentials that fall with one of an owner whom a principal is

@@ -33,13 +33,16 @@
 package registry
 
 import (
+	"context"
 	"crypto/rand"
 	"io"
+	"net/netip"
 	"strconv"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/seal"
+	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -53,6 +56,12 @@ type Config struct {
 	// MaxPATs is how many living personal access tokens a user may have; 50 unless
 	// set.
 	MaxPATs int
+	// MaxSessions is how many living sessions a user may have; 100 unless set. A login
+	// beyond ends the one that was not used for the longest time.
+	MaxSessions int
+	// MaxDenials is how many lines of the denylist a tenant may have; 10,000 unless
+	// set. The installation's own are not counted.
+	MaxDenials int
 	// UnusedFor disables what was not used for so long; 0: never.
 	UnusedFor time.Duration
 	// MaxGrace is how long a rotated credential may stay good at most; 7 days unless
@@ -79,6 +88,8 @@ func (c Config) WithDefaults() Config {
 	}
 	positive(&c.MaxTTL, 90*day)
 	positive(&c.MaxPATs, 50)
+	positive(&c.MaxSessions, 100)
+	positive(&c.MaxDenials, 10_000)
 	positive(&c.MaxGrace, 7*day)
 	positive(&c.Bound, time.Second)
 	positive(&c.SessionIdle, 30*time.Minute)
@@ -111,6 +122,14 @@ type Deps struct {
 	Peppers *seal.Peppers
 	// Passwords hashes them. Nil: there are no passwords, NOT_CONFIGURED.
 	Passwords Passwords
+	// Signer returns the signing keys in force; nil, or a nil Signer: no token can be
+	// issued that is a JWT, NOT_CONFIGURED.
+	Signer func() *signer.Signer
+	// Seen waits until this replica knows of a change (mirror.WaitFor), so that what a
+	// call has made or ended is so here when it returns. Every call waits for it for
+	// Config.Bound at most: the change is made, whether or not this replica has heard
+	// of it. May be nil.
+	Seen func(ctx context.Context, change int64) error
 }
 
 // Registry keeps the records of a store in order. It is safe for concurrent use.
@@ -121,7 +140,10 @@ type Registry struct {
 	random    io.Reader
 	peppers   *seal.Peppers
 	passwords Passwords
+	signer    func() *signer.Signer
+	seen      func(context.Context, int64) error
 	logins    *lockout
+	refusals  *refusals
 }
 
 // New returns a Registry over a store.
@@ -132,12 +154,16 @@ func New(cfg Config, st store.Store, deps Deps) *Registry {
 	if deps.Random == nil {
 		deps.Random = rand.Reader
 	}
+	if deps.Signer == nil {
+		deps.Signer = func() *signer.Signer { return nil }
+	}
 	cfg = cfg.WithDefaults()
 	return &Registry{
 		cfg: cfg, store: st,
 		now:    func() time.Time { return store.Micro(deps.Now()) },
 		random: deps.Random, peppers: deps.Peppers, passwords: deps.Passwords,
-		logins: newLockout(cfg.LoginTries, cfg.LoginWindow),
+		signer: deps.Signer, seen: deps.Seen,
+		logins: newLockout(cfg.LoginTries, cfg.LoginWindow), refusals: newRefusals(),
 	}
 }
 
@@ -174,6 +200,10 @@ type Actor struct {
 	// itself. Who has stolen it must not get a second one besides, nor one that lives
 	// longer: the old one ends at once, and the successor's life is no longer.
 	Itself bool
+	// Ranks says of roles of the installation's own making which roles may grant each:
+	// one of them is needed, as for the roles that Postern ships (see grant.go). Roles
+	// that are not in it mean nothing to Postern's own API.
+	Ranks map[string][]string
 }
 
 // Name is how records and audit entries name the actor: "tenant/id".
@@ -210,6 +240,9 @@ type Call struct {
 	// ValidateOnly runs all checks and changes nothing. Ids and secrets of what would
 	// be made are empty, and the Change is zero.
 	ValidateOnly bool
+	// Client is the address from which somebody tries a password; invalid if it is not
+	// known.
+	Client netip.Addr
 }
 
 // Change says what a call changed and from when on that holds everywhere. It is

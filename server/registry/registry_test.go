@@ -13,6 +13,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/seal"
+	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/store"
 	"github.com/postern-auth/postern/server/store/memory"
 )
@@ -29,6 +30,9 @@ type world struct {
 	store     *faulty
 	passwords *plain
 	peppers   *seal.Peppers
+	signer    *signer.Signer // nil: there are no signing keys
+	seen      []int64        // the changes that were waited for
+	hangs     bool           // this replica hears of no change
 }
 
 // tester is a *testing.T or a *rapid.T.
@@ -96,7 +100,17 @@ func newWorld(t tester, configure ...func(*registry.Config)) *world {
 		c(&cfg)
 	}
 	w.store = &faulty{Store: memory.New(clock)}
-	w.Registry = registry.New(cfg, w.store, registry.Deps{Now: clock, Peppers: peppers, Passwords: w.passwords})
+	w.Registry = registry.New(cfg, w.store, registry.Deps{
+		Now: clock, Peppers: peppers, Passwords: w.passwords,
+		Signer: func() *signer.Signer { return w.signer },
+		Seen: func(ctx context.Context, change int64) error {
+			if w.hangs {
+				<-ctx.Done()
+			}
+			w.seen = append(w.seen, change)
+			return ctx.Err()
+		},
+	})
 	for _, id := range []string{"acme", "umbrella"} {
 		_, _, err := w.CreateTenant(ctx, root(), registry.TenantSpec{ID: id})
 		w.ok(err)

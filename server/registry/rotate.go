@@ -62,7 +62,7 @@ func (o *operation) rotate(old *store.Credential, req RotateRequest) (secret pol
 	}
 	var f faults
 	if req.Grace < 0 || req.Grace > o.cfg.MaxGrace {
-		f.field("grace_period", "is between 0 and %s", o.cfg.MaxGrace)
+		f.field("grace_period", "is between 0 and %s", span(o.cfg.MaxGrace))
 	}
 	f.byItself(o.actor, old, req)
 	next = f.successor(old, req.TTL, time.Duration(rules.MaxTTL), o.now)
@@ -72,11 +72,9 @@ func (o *operation) rotate(old *store.Credential, req RotateRequest) (secret pol
 	if err := f.err(); err != nil {
 		return secret, nil, err
 	}
-	m, err := o.mint(kindOf(old.Type), old.Environment, store.KindCredential)
-	if err != nil {
+	if secret, err = o.secret(next); err != nil {
 		return secret, nil, err
 	}
-	next.ID, next.Digest = m.ID, m.Digest.String()
 	children, err := o.children(old)
 	if err != nil {
 		return secret, nil, err
@@ -97,7 +95,7 @@ func (o *operation) rotate(old *store.Credential, req RotateRequest) (secret pol
 	if err := o.put(next, "the id"); err != nil {
 		return secret, nil, err
 	}
-	return m.Secret, next, o.put(old, "the id")
+	return secret, next, o.put(old, "the id")
 }
 
 // byItself holds a credential that rotates itself to what Actor.Itself says.

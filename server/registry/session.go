@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
@@ -73,7 +74,7 @@ func (r *Registry) CreateSession(ctx context.Context, call Call, spec SessionSpe
 // Other rights it may pass on: that is what vouching is.
 func (o *operation) vouch(p *store.Principal) error {
 	lack := rightsOf(p).beyond(func(list, right string) bool {
-		own := list == "roles" && whoGrants(right) != nil || list == "permissions" && isOwn(right)
+		own := list == "roles" && o.actor.whoGrants(right) != nil || list == "permissions" && isOwn(right)
 		return !own || o.actor.can(list, right)
 	})
 	var f faults
@@ -120,7 +121,7 @@ func (o *operation) session(p *store.Principal, rules store.Rules, spec SessionS
 	case s.AuthTime.After(o.now.Add(time.Minute)):
 		f.field("auth_time", "is in the future")
 	case s.Idle < store.Duration(time.Second) || s.Idle > rules.SessionIdle:
-		f.field("idle_timeout", "is between 1s and %s", idle)
+		f.field("idle_timeout", "is between 1s and %s", span(idle))
 	case !s.ExpiresAt.After(o.now):
 		f.field("expire_time", "is in the past")
 	case s.ExpiresAt.After(o.now.Add(longest)):
@@ -129,7 +130,46 @@ func (o *operation) session(p *store.Principal, rules store.Rules, spec SessionS
 	if err := f.err(); err != nil {
 		return nil, err
 	}
+	if err := o.makeRoom(p.Key()); err != nil {
+		return nil, err
+	}
 	return o.newSession(s)
+}
+
+// maxSwept is how many sessions that are over go when another one begins.
+const maxSwept = 100
+
+// makeRoom ends the sessions of a user that were not used for the longest time, if
+// there are as many as are allowed (S-11). Those that are over go as well, so that what
+// a login has to look through does not grow.
+func (o *operation) makeRoom(owner string) error {
+	var living []*store.Session
+	var gone []string
+	err := each[store.Session](o.tx, store.Query{Owner: owner}, func(s *store.Session) error {
+		switch {
+		case over(s, o.now) && len(gone) < maxSwept:
+			gone = append(gone, s.ID)
+		case !over(s, o.now) && s.Rotated == nil:
+			living = append(living, s)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if many := len(living) - o.cfg.MaxSessions + 1; many > 0 {
+		slices.SortStableFunc(living, func(a, b *store.Session) int { return a.TouchedAt.Compare(b.TouchedAt) })
+		for _, s := range living[:many] {
+			gone = append(gone, s.ID)
+		}
+		o.detail("ended", strconv.Itoa(many))
+	}
+	for _, id := range gone {
+		if err := o.tx.Delete(store.KindSession, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // login checks how somebody authenticated.

@@ -100,7 +100,7 @@ func (f *faults) rules(rules *store.Rules) {
 		{"session_idle", rules.SessionIdle, minRule}, {"session_max", rules.SessionMax, minRule},
 	} {
 		if d := time.Duration(r.value); d != 0 && (d < r.least || d > maxRule) {
-			f.field(r.field, "is between %s and %s, or is left out", r.least, maxRule)
+			f.field(r.field, "is between %s and %s, or is left out", span(r.least), span(maxRule))
 		}
 	}
 	if rules.MaxPATs < 0 || rules.MaxPATs > mostPATs {

@@ -65,6 +65,9 @@ func (o *operation) revise(d *draft, c *store.Credential, mask []string) error {
 	c.NotBefore, c.ExpiresAt, c.Period, c.MaxExpiresAt = wanted.NotBefore, wanted.ExpiresAt, wanted.Period, wanted.MaxExpiresAt
 	if changes(mask, "not_before", "expire_time", "ttl", "renew_period", "max_expire_time") {
 		d.life(c, d.spec.TTL, time.Duration(rules.MaxTTL), o.now)
+		if c.Format == store.JWT && c.ExpiresAt.After(before.ExpiresAt) {
+			d.add(WrongState, "expire_time", "a JWT cannot outlive what is written in it: rotate it instead")
+		}
 	}
 	if changes(mask, "roles", "scopes", "permissions") {
 		d.ownRights(c, p)
@@ -81,7 +84,7 @@ func (o *operation) revise(d *draft, c *store.Credential, mask []string) error {
 // specOf says of a credential what it is.
 func specOf(c *store.Credential) CredentialSpec {
 	return CredentialSpec{
-		Type: c.Type, Tenant: c.Tenant, Principal: c.Principal, Name: c.Name, Environment: c.Environment,
+		Type: c.Type, Tenant: c.Tenant, Principal: c.Principal, Name: c.Name, Environment: c.Environment, Format: c.Format,
 		Rights: listed(c), Constraints: c.Constraints, Metadata: c.Metadata,
 		NotBefore: c.NotBefore, ExpiresAt: c.ExpiresAt,
 		Period: time.Duration(c.Period), MaxExpiresAt: c.MaxExpiresAt, Parent: c.Parent,

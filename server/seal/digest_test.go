@@ -22,6 +22,9 @@ func TestDigestIsHMAC(t *testing.T) {
 		length := rapid.OneOf(rapid.IntRange(1, 200), rapid.SampledFrom([]int{63, 64, 65})).Draw(t, "length")
 		key := rapid.SliceOfN(rapid.Byte(), length, length).Draw(t, "key")
 		text := rapid.StringMatching(fmt.Sprintf(`[a-z_0-9A-Z]{0,%d}`, MaxLen)).Draw(t, "text")
+		if rapid.Bool().Draw(t, "signed") { // P-13
+			text += strings.Repeat("x", rapid.IntRange(0, MaxSignedLen-len(text)).Draw(t, "more"))
+		}
 		h := hmac.New(sha256.New, key)
 		h.Write([]byte(text))
 		p := newPepper(1, key)
@@ -158,7 +161,7 @@ func TestSum(t *testing.T) {
 	if known || Equal(&a, &b) {
 		t.Error("without a pepper the sums are nobody's")
 	}
-	for _, long := range []string{strings.Repeat("x", MaxLen+1), strings.Repeat("x", 1<<20)} {
+	for _, long := range []string{strings.Repeat("x", MaxSignedLen+1), strings.Repeat("x", 1<<20)} {
 		if _, known := ps.Sum(2, long); known {
 			t.Error("a text that is too long has a sum")
 		}

@@ -24,6 +24,9 @@ const (
 	// MaxLen is the longest text of the form.
 	MaxLen  = 3*WordLen + 2 + tailLen
 	tailLen = 1 + IDLen + 1 + SecretLen + ChecksumLen
+	// MaxSignedLen is the longest secret of ours that is not of the form: a personal
+	// access token that is a JWT.
+	MaxSignedLen = 2048
 )
 
 // alphabet is base62 in the order of ASCII, so that sorting texts sorts numbers.

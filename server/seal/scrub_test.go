@@ -33,3 +33,35 @@ func TestScrub(t *testing.T) {
 		}
 	}
 }
+
+// P-13, G-11: a signed token is a secret as well, whosever it is.
+func TestScrubSigned(t *testing.T) {
+	t.Parallel()
+	const token = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJlLXNpZ25hdHVyZS1zaWduYXR1cmU"
+	for _, text := range []string{token, "/items/" + token + "/x", "?a=" + token[:len(token)-10]} {
+		if got := seal.Scrub(text); strings.Contains(got, "c2lnbmF0dXJl") || !strings.Contains(got, "[secret]") || !seal.HoldsSigned(text) {
+			t.Errorf("%s became %s", text, got)
+		}
+	}
+	for _, text := range []string{"", "eyJ", "keyJack.eyJohn.short", "/a.b.c", token[:40]} {
+		if got := seal.Scrub(text); got != text || seal.HoldsSigned(text) {
+			t.Errorf("%q became %q", text, got)
+		}
+	}
+}
+
+// V-07: what is a token of Vault by its own word does not get into a log either.
+func TestScrubVault(t *testing.T) {
+	t.Parallel()
+	const secret = "CAESIJlU02LQZq2lWaGVJbmc2"
+	for _, prefix := range []string{"hvs.", "hvb.", "hvr."} {
+		if got := seal.Scrub("/items/" + prefix + secret + "/x"); got != "/items/[secret]/x" {
+			t.Error(got)
+		}
+	}
+	for _, text := range []string{"hvs.short", "hvac.example.com/a", "/hv", "hvs.example.com"} {
+		if got := seal.Scrub(text); got != text {
+			t.Errorf("%q became %q", text, got)
+		}
+	}
+}

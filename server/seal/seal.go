@@ -24,6 +24,9 @@
 // Peppers have versions, so that the secret can be changed while digests of the
 // old one are still in force.
 //
+// A personal access token can be a JWT instead (server/signer). Its digest is made in the
+// same way, and covers its signature too.
+//
 // Secrets that were made elsewhere have no form and no id: they are found by
 // their SHA-256, which is as strong as they are random (see LowEntropy).
 //

@@ -188,6 +188,13 @@ const (
 	Token  CredentialType = "token"   // an opaque token that was made elsewhere
 )
 
+// CredentialFormat is the form of a secret. The zero value is Postern's own, or for an
+// imported one whatever it is.
+type CredentialFormat string
+
+// JWT is a token that Postern signs (server/signer).
+const JWT CredentialFormat = "jwt"
+
 // Credential is a key or token. Its secret is nowhere: Digest is all there is.
 //
 // What it may do:
@@ -207,6 +214,8 @@ type Credential struct {
 	// Name is what people call it. Environment stands in the key: "live", "test".
 	Name        string `json:"name,omitempty"`
 	Environment string `json:"environment,omitempty"`
+	// Format is the form of the secret. A successor has the same.
+	Format CredentialFormat `json:"format,omitempty"`
 	// Digest is "hmac-sha256:v1:…" of a key that Postern made, "sha256:…" of one
 	// that was imported.
 	Digest      string              `json:"digest"`

@@ -154,7 +154,8 @@ type Batch struct {
 	// Epoch names the store. It is another one after a restore: then numbers mean
 	// other changes, and all has to be read again.
 	Epoch string
-	// Records are what changed, each in its last state, by version.
+	// Records are what changed, each in its last state, by version; those of one
+	// transaction are in no order.
 	Records []Record
 	// Next is the number to ask from next. In the middle of a load from 0 it can be
 	// negative, and then only means something to the store.
@@ -175,7 +176,8 @@ type Store interface {
 	// itself.
 	View(ctx context.Context, fn func(Reader) error) error
 	// Changes reads the feed after a number: about limit records, and more where a
-	// single transaction has more. From 0 it leaves tombstones out; later batches may
+	// single transaction has more. From 0 it leaves tombstones out, so that a batch may
+	// hold none at all without being the last one; later batches may
 	// hold some of what was never seen. What Purge took shows nowhere: readers forget
 	// by themselves what has expired. ErrPurged means to start from 0.
 	Changes(ctx context.Context, after int64, limit int) (Batch, error)

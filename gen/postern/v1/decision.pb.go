@@ -130,6 +130,8 @@ const (
 	// A credential came in a cookie, and another site may have made the browser send
 	// it (403).
 	Reason_REASON_CSRF Reason = 50
+	// The credential is for one use, and was used before (401).
+	Reason_REASON_REPLAYED Reason = 51
 )
 
 // Enum value maps for Reason.
@@ -186,6 +188,7 @@ var (
 		48: "REASON_INTERNAL",
 		49: "REASON_CALLER_UNLISTED",
 		50: "REASON_CSRF",
+		51: "REASON_REPLAYED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":                      0,
@@ -239,6 +242,7 @@ var (
 		"REASON_INTERNAL":                         48,
 		"REASON_CALLER_UNLISTED":                  49,
 		"REASON_CSRF":                             50,
+		"REASON_REPLAYED":                         51,
 	}
 )
 
@@ -654,7 +658,7 @@ const file_postern_v1_decision_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x127\n" +
 	"\n" +
 	"parameters\x18\x02 \x01(\v2\x17.google.protobuf.StructR\n" +
-	"parameters*\x8f\v\n" +
+	"parameters*\xa4\v\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_ALLOWED\x10\x01\x12\x1a\n" +
@@ -707,7 +711,8 @@ const file_postern_v1_decision_proto_rawDesc = "" +
 	"\x11REASON_OVERLOADED\x10/\x12\x13\n" +
 	"\x0fREASON_INTERNAL\x100\x12\x1a\n" +
 	"\x16REASON_CALLER_UNLISTED\x101\x12\x0f\n" +
-	"\vREASON_CSRF\x102B\xa2\x01\n" +
+	"\vREASON_CSRF\x102\x12\x13\n" +
+	"\x0fREASON_REPLAYED\x103B\xa2\x01\n" +
 	"\x0ecom.postern.v1B\rDecisionProtoP\x01Z8github.com/postern-auth/postern/gen/postern/v1;posternv1\xa2\x02\x03PXX\xaa\x02\n" +
 	"Postern.V1\xca\x02\n" +
 	"Postern\\V1\xe2\x02\x16Postern\\V1\\GPBMetadata\xea\x02\vPostern::V1b\x06proto3"

@@ -32,6 +32,7 @@
 // Reload builds an immutable index and swaps it in; a request loads it once.
 //
 //	own format      parse → record by id → HMAC → constant-time compare
+//	a JWT of ours   the same, by its jti, and then the signature (see signed)
 //	anything else   SHA-256 → record by digest
 //
 // The checksum is only looked at when that fails, to say "misspelt" rather than

@@ -19,6 +19,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/seal"
+	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -32,6 +33,9 @@ type Deps struct {
 	ReadFile func(name string) ([]byte, error)
 	// Indexes are asked, in this order, for keys that the keys file does not hold.
 	Indexes []authn.Index
+	// Signer has signed the personal access tokens that are JWTs; nil: there are none.
+	// Other keys need another Authenticator.
+	Signer *signer.Signer
 }
 
 // Authenticator proves API keys. It answers from RAM and waits for nothing.
@@ -44,6 +48,7 @@ type Authenticator struct {
 	read    func(string) ([]byte, error)
 	current atomic.Pointer[index]
 	indexes []authn.Index
+	tokens  *signed
 	epoch   atomic.Uint64
 	held    *quarantine
 	// decoy is the digest with which keys that do not exist are compared.
@@ -67,11 +72,16 @@ func New(cfg Config, deps Deps) (*Authenticator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("api_keys: %w", err)
 	}
+	tokens, err := newSigned(deps.Signer)
+	if err != nil {
+		return nil, fmt.Errorf("api_keys: %w", err)
+	}
 	a := &Authenticator{
 		prefix:  cfg.Prefix,
 		file:    string(cfg.File),
 		maxSize: int(cfg.MaxFileSize),
-		limits:  limits{peppers: peppers, maxAge: cfg.MaxAge, refuseImported: cfg.RefuseImported},
+		limits:  limits{peppers: peppers, maxAge: cfg.MaxAge, refuseImported: cfg.RefuseImported, issuer: deps.Signer.Issuer()},
+		tokens:  tokens,
 		now:     deps.Now,
 		read:    deps.ReadFile,
 		indexes: deps.Indexes,
@@ -110,6 +120,9 @@ func (a *Authenticator) Authenticate(_ context.Context, c *authn.Credential) (*a
 			return nil, errMalformed
 		}
 		return a.answer(s)
+	}
+	if a.tokens.owns(text) {
+		return a.signed(ix, text)
 	}
 	// Whatever is not one of our keys may be an imported one.
 	if s := a.imported(ix, text); s != nil {

@@ -96,7 +96,8 @@ func constraintFields(c *policy.Constraints) entryFields {
 	}
 	return entryFields{
 		{"networks", c.Networks}, {"methods", c.Methods}, {"hosts", c.Hosts}, {"paths", c.Paths},
-		{"audiences", c.Audiences}, {"resources", c.Resources}, {"windows", windows}, {"require_tls", c.RequireTLS},
+		{"audiences", c.Audiences}, {"resources", c.Resources}, {"peers", c.Peers}, {"windows", windows},
+		{"require_tls", c.RequireTLS},
 	}
 }
 

@@ -203,6 +203,7 @@ func TestProfilesAreSharedOnlyIfEqual(t *testing.T) {
 		"tls":                 func(k *Key) { k.Constraints.RequireTLS = true },
 		"windows":             func(k *Key) { k.Constraints.Windows = []policy.TimeWindow{{From: "08:00", To: "09:00"}} },
 		"resources":           func(k *Key) { k.Constraints.Resources = []string{"a:b"} },
+		"peers":               func(k *Key) { k.Constraints.Peers = []string{"billing.internal"} },
 	} {
 		p := profileOf(change)
 		if other, taken := seen[p]; taken {

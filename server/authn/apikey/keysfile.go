@@ -110,6 +110,8 @@ type limits struct {
 	peppers        *seal.Peppers
 	maxAge         time.Duration
 	refuseImported bool
+	// issuer is the iss of the tokens that Postern signs; empty if it signs none.
+	issuer string
 	// hide is set when a key may stand where it does not belong: then no line of
 	// the file may be shown.
 	hide bool
@@ -146,14 +148,19 @@ func decodeKeysFile(name string, src []byte, l limits) (keysFile, error) {
 }
 
 // newDenylist builds the denylist of a file, or returns what is wrong with the
-// first bad line; nil if there is none.
-func newDenylist(revocations []authn.Revocation) (*authn.Denylist, error) {
+// first bad line; nil if there is none. Tokens that Postern signed are its own
+// credentials like others, whatever their iss is.
+func newDenylist(revocations []authn.Revocation, l *limits) (*authn.Denylist, error) {
 	if len(revocations) == 0 {
 		return nil, nil
 	}
 	d := authn.NewDenylist()
 	for i := range revocations {
-		if err := d.Fill(strconv.Itoa(i), &revocations[i]); err != nil {
+		line := revocations[i]
+		if line.Issuer != "" && line.Issuer == l.issuer {
+			line.Issuer = seal.Issuer
+		}
+		if err := d.Fill(strconv.Itoa(i), &line); err != nil {
 			return nil, err
 		}
 	}
@@ -331,6 +338,9 @@ func (f *keysFile) Check(report func(path, message, suggestion string)) {
 	for i := range f.Revocations {
 		if err := f.Revocations[i].Validate(); err != nil {
 			report(fmt.Sprintf("revocations[%d]", i), err.Error(), "")
+		}
+		if r := &f.Revocations[i]; r.KID != "" && r.Issuer != "" && (r.Issuer == seal.Issuer || r.Issuer == f.limits.issuer) {
+			report(fmt.Sprintf("revocations[%d].kid", i), "is of a key of Postern's own", "take the key away from signing.keys, which ends all that it signed")
 		}
 	}
 	ids, digests := map[string]int{}, map[seal.Digest]int{}

@@ -283,6 +283,7 @@ func drawKey(t *rapid.T, ps *seal.Peppers) apikey.Key {
 			Hosts:      []policy.HostPattern{host},
 			Paths:      []policy.PathPattern{path},
 			Resources:  []string{"order:7", "user:*"},
+			Peers:      []string{"spiffe://acme/billing", "sha256:" + strings.Repeat("0a", 32)}, // X-02
 			Windows:    []policy.TimeWindow{{Days: []string{"mon"}, From: "00:00", To: "24:00"}, {From: "08:00", To: "17:30"}},
 			RequireTLS: rapid.Bool().Draw(t, "tls"),
 		}
@@ -296,6 +297,7 @@ func TestConstraintsOfTheKeysFile(t *testing.T) {
 	m := mintKey(t, seal.Spec{})
 	good := policy.Request{Method: "GET", Scheme: "https", Host: "api.example.com", Path: "/orders/7", ClientIP: netip.MustParseAddr("10.1.2.3")}
 	order := &policy.Action{ResourceType: "order", ResourceID: "7"}
+	peer := &policy.Peer{}
 	for _, c := range []struct {
 		yaml   string
 		change func(*policy.Request)
@@ -307,13 +309,14 @@ func TestConstraintsOfTheKeysFile(t *testing.T) {
 		{"paths: [/orders/**]", func(q *policy.Request) { q.Path = "/admin" }, policy.ReasonPath},
 		{"require_tls: true", func(q *policy.Request) { q.Scheme = "http" }, policy.ReasonPlaintext},
 		{`resources: ["order:7"]`, func(*policy.Request) { order.ResourceID = "8" }, policy.ReasonResource},
+		{`peers: [spiffe://acme/billing]`, func(*policy.Request) { peer.ID = "spiffe://acme/other" }, policy.ReasonBinding}, // X-02
 		{`windows: [{from: "11:00", to: "13:00"}]`, nil, policy.ReasonTimeWindow},
 	} {
 		k := entry(t, m)
 		f := newFixture(t, keysFile(k)+"    constraints: {"+c.yaml+"}\n")
 		limits := f.prove(keyHeader, m.Secret.Reveal()).Constraints
-		order.ResourceID = "7"
-		if got := limits.Check(policy.Use{Request: &good, Action: order, Now: noon}); got != policy.ReasonAllowed {
+		order.ResourceID, peer.ID = "7", "spiffe://acme/billing"
+		if got := limits.Check(policy.Use{Request: &good, Action: order, Peer: peer, Now: noon}); got != policy.ReasonAllowed {
 			t.Errorf("%s: a good request: %v", c.yaml, got)
 		}
 		q, now := good, noon.Add(2*time.Hour)
@@ -321,7 +324,7 @@ func TestConstraintsOfTheKeysFile(t *testing.T) {
 			c.change(&q)
 			now = noon
 		}
-		if got := limits.Check(policy.Use{Request: &q, Action: order, Now: now}); got != c.want {
+		if got := limits.Check(policy.Use{Request: &q, Action: order, Peer: peer, Now: now}); got != c.want {
 			t.Errorf("%s: got %v, want %v", c.yaml, got, c.want)
 		}
 	}

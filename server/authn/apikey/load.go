@@ -72,7 +72,7 @@ func loadWhole(name string, src []byte, l limits) (*index, error) {
 	if err != nil {
 		return nil, err
 	}
-	denylist, err := newDenylist(f.Revocations)
+	denylist, err := newDenylist(f.Revocations, &l)
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +224,7 @@ func (f *layout) denylist(name string, l *limits) (*authn.Denylist, bool) {
 	if err != nil || head.Keys != nil {
 		return nil, false
 	}
-	denylist, err := newDenylist(head.Revocations)
+	denylist, err := newDenylist(head.Revocations, l)
 	return denylist, err == nil
 }
 

@@ -142,6 +142,7 @@ func fullKey(t testing.TB) Key {
 		Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")},
 		Methods:  []string{"GET", "PUT"}, Hosts: []policy.HostPattern{host}, Paths: []policy.PathPattern{path},
 		Resources:  []string{"order:7", "user:*"},
+		Peers:      []string{"spiffe://acme/billing", "sha256:" + strings.Repeat("0a", 32)},
 		Windows:    []policy.TimeWindow{{Days: []string{"mon", "tue"}, From: "00:00", To: "24:00"}, {From: "08:00", To: "17:30"}},
 		RequireTLS: true, Audiences: []string{"orders"},
 	}

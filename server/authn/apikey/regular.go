@@ -143,6 +143,7 @@ func readConstraints(v *value) (c *policy.Constraints, ok bool) {
 		member{"paths", func() bool { return listOf(v, &c.Paths, policy.ParsePathPattern) }},
 		member{"audiences", func() bool { return v.texts(&c.Audiences) }},
 		member{"resources", func() bool { return v.texts(&c.Resources) }},
+		member{"peers", func() bool { return v.texts(&c.Peers) }},
 		member{"windows", func() bool {
 			return v.list(func() bool {
 				c.Windows = append(c.Windows, policy.TimeWindow{})

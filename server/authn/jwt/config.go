@@ -80,35 +80,21 @@ type Config struct {
 	Kind policy.Kind `yaml:"kind"`
 	// Method is the name by which routes know these tokens; default jwt.
 	Method policy.Method `yaml:"method"`
-	// Assurance is the level of the proof, 1 to 4; default 3.
+	// Assurance is the level of the proof, 1 to 4; default 3. If the claim amr shows a
+	// second factor (RFC 8176: mfa, or say pwd and otp), it is 4.
 	Assurance int `yaml:"assurance"`
 	// Constraints limit where and when the issuer's tokens may be used.
 	Constraints *policy.Constraints `yaml:"constraints"`
 }
 
 // Claims are paths to the claims that make a principal.
-type Claims struct {
-	// ID is who it is; default sub. It must be unique within the issuer and must
-	// never be given to somebody else.
-	ID ClaimPath `yaml:"id"`
-	// Tenant is the tenant it belongs to; default: none. A token without the claim
-	// belongs to no tenant; list it in required_claims to refuse such tokens.
-	Tenant ClaimPath `yaml:"tenant"`
-	// Roles and Permissions are lists of strings, or one string; default roles and
-	// permissions.
-	Roles       ClaimPath `yaml:"roles"`
-	Permissions ClaimPath `yaml:"permissions"`
-	// Scopes is a list of strings, or one string that is separated by spaces;
-	// default scope, or else scp.
-	Scopes ClaimPath `yaml:"scopes"`
-	// Client is the OAuth client; default client_id, or else azp.
-	Client ClaimPath `yaml:"client"`
-	// Session is the session at the issuer, for revocation; default sid.
-	Session ClaimPath `yaml:"session"`
-	// ACR and AMR are how the user authenticated; default acr and amr.
-	ACR ClaimPath `yaml:"acr"`
-	AMR ClaimPath `yaml:"amr"`
-}
+type Claims = jose.ClaimMap
+
+// ClaimPath says where in a token a claim is.
+type ClaimPath = jose.ClaimPath
+
+// ParseClaimPath reads a path.
+func ParseClaimPath(text string) (ClaimPath, error) { return jose.ParseClaimPath(text) }
 
 // Encoding is how a secret is written.
 type Encoding string
@@ -162,7 +148,7 @@ func (c Config) withDefaults() Config {
 	c.SecretEncoding = cmp.Or(c.SecretEncoding, EncodingText)
 	c.MaxTokenBytes = cmp.Or(c.MaxTokenBytes, jose.DefaultBytes)
 	c.TokenTypes = cmp.Or(c.TokenTypes, Lenient)
-	c.Claims = c.Claims.withDefaults()
+	c.Claims = c.Claims.WithDefaults()
 	c.Method = cmp.Or(c.Method, policy.MethodJWT)
 	c.Assurance = cmp.Or(c.Assurance, defaultAssurance)
 	return c
@@ -184,7 +170,7 @@ func (c *Config) Check(report func(path, message, suggestion string)) {
 }
 
 func (c *Config) checkIssuer(report func(path, message, suggestion string)) {
-	if u, err := url.Parse(c.URL); c.URL == "" || err != nil || !isIdentifier(c.URL) || u.User != nil {
+	if u, err := url.Parse(c.URL); c.URL == "" || err != nil || !jose.IsIdentifier(c.URL) || u.User != nil {
 		report("url", "must be the issuer exactly as its tokens name it, without a user", "copy the claim iss from a token")
 	}
 	switch {
@@ -194,12 +180,12 @@ func (c *Config) checkIssuer(report func(path, message, suggestion string)) {
 		report("audiences", `"any" accepts all and stands alone`, "remove it, or the others")
 	}
 	for i, a := range c.Audiences {
-		if !isIdentifier(a) {
+		if !jose.IsIdentifier(a) {
 			report(fmt.Sprintf("audiences[%d]", i), "must be printable text without spaces around it", "")
 		}
 	}
 	for i, id := range c.Clients {
-		if !isIdentifier(id) {
+		if !jose.IsIdentifier(id) {
 			report(fmt.Sprintf("clients[%d]", i), "must be printable text without spaces around it", "")
 		}
 	}
@@ -287,7 +273,7 @@ func (c *Config) checkPrincipal(report func(path, message, suggestion string)) {
 		switch path := fmt.Sprintf("pass[%d]", i); {
 		case name == "":
 			report(path, "is empty", "")
-		case looksSecret(name):
+		case jose.LooksSecret(name):
 			report(path, "looks like the name of a secret, which never passes", "let the issuer put it into a claim of another name if it is none")
 		}
 	}

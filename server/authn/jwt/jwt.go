@@ -24,9 +24,12 @@
 // The type of a token is where tokens of one issuer are confused with each other:
 // ID tokens, refresh tokens, logout tokens and the like are signed with the same
 // keys, often for the same audience. They are told by the header's typ, and
-// where that is missing by what only they contain (RFC 8725 section 3.11). A
-// token that is bound to a key (cnf) is refused, because holding it proves
-// nothing here (RFC 9449 section 7.2, RFC 8705 section 3).
+// where that is missing by what only they contain (RFC 8725 section 3.11).
+//
+// Holding a token that is bound to a key or a certificate (cnf) proves nothing: the
+// Proof says in Confirm what its sender has to show besides, and the Checker asks for
+// it (RFC 9449 section 7, RFC 8705 section 3). A token that is bound in a way that is
+// not known here is refused.
 package jwt
 
 import (
@@ -47,6 +50,10 @@ type Deps struct {
 	// Keys holds for each issuer's URL where its keys come from. Issuers with a
 	// shared secret need no entry.
 	Keys map[string]jose.Keys
+	// AlsoOwned reports whether another authenticator owns tokens of that issuer and
+	// subject as well (workload.Authenticator.OwnsClaims); nil if there is none. Such a
+	// token is refused: nobody can say whom it names.
+	AlsoOwned func(issuer, subject string) bool
 	// Now is the clock; nil for time.Now.
 	Now func() time.Time
 }
@@ -55,8 +62,9 @@ type Deps struct {
 type Authenticator struct {
 	issuers map[string]*issuer
 	// limits are the widest of all issuers'; each has its own besides.
-	limits jose.Limits
-	now    func() time.Time
+	limits    jose.Limits
+	alsoOwned func(issuer, subject string) bool
+	now       func() time.Time
 }
 
 var _ authn.Authenticator = (*Authenticator)(nil)
@@ -66,10 +74,8 @@ type issuer struct {
 	url         string
 	keys        jose.Keys
 	algorithms  []string
-	audiences   []string // nil: any
+	rules       jose.ClaimRules
 	clients     []string
-	skew        time.Duration
-	maxLifetime time.Duration
 	maxBytes    int
 	required    []ClaimPath
 	strict      bool
@@ -84,7 +90,7 @@ type issuer struct {
 // New makes an Authenticator for the issuers. The error joins all that is wrong
 // with all of them; it holds no secret.
 func New(configs []Config, deps Deps) (*Authenticator, error) {
-	a := &Authenticator{issuers: make(map[string]*issuer, len(configs)), now: deps.Now}
+	a := &Authenticator{issuers: make(map[string]*issuer, len(configs)), alsoOwned: deps.AlsoOwned, now: deps.Now}
 	if a.now == nil {
 		a.now = time.Now
 	}
@@ -138,10 +144,8 @@ func newIssuer(c *Config, keys jose.Keys) (*issuer, error) {
 		url:         c.URL,
 		keys:        keys,
 		algorithms:  slices.Clone(c.Algorithms),
-		audiences:   slices.Clone(c.Audiences),
+		rules:       jose.ClaimRules{Audiences: slices.Clone(c.Audiences), Skew: c.ClockSkew, MaxLifetime: c.MaxLifetime},
 		clients:     slices.Clone(c.Clients),
-		skew:        c.ClockSkew,
-		maxLifetime: c.MaxLifetime,
 		maxBytes:    c.MaxTokenBytes,
 		required:    slices.Clone(c.RequiredClaims),
 		strict:      c.TokenTypes == Strict,
@@ -152,8 +156,8 @@ func newIssuer(c *Config, keys jose.Keys) (*issuer, error) {
 		assurance:   c.Assurance,
 		constraints: c.Constraints,
 	}
-	if i.audiences[0] == anyAudience {
-		i.audiences = nil
+	if i.rules.Audiences[0] == anyAudience {
+		i.rules.Audiences = nil
 	}
 	return i, nil
 }
@@ -178,6 +182,9 @@ func (a *Authenticator) Authenticate(ctx context.Context, c *authn.Credential) (
 	if i == nil {
 		return nil, authn.Refuse(policy.ReasonIssuerUntrusted, fmt.Sprintf("issuer %.128q is not configured", iss))
 	}
+	if sub, _ := token.Claims().Get("sub").Text(); a.alsoOwned != nil && a.alsoOwned(iss, sub) {
+		return nil, authn.Refuse(policy.ReasonCredentialAmbiguous, "the token is one of an issuer and of a workload")
+	}
 	if len(text) > i.maxBytes {
 		return nil, authn.Refuse(policy.ReasonTokenTooLarge, fmt.Sprintf("token of %d bytes, the issuer's may have %d", len(text), i.maxBytes))
 	}
@@ -192,12 +199,12 @@ func (a *Authenticator) Authenticate(ctx context.Context, c *authn.Credential) (
 	if err := i.checkType(token); err != nil {
 		return nil, err
 	}
-	life, err := i.lifetime(token.Claims(), a.now())
+	life, err := i.rules.Lifetime(token.Claims(), a.now())
 	if err != nil {
-		return nil, err
+		return nil, refuse(err)
 	}
-	if err := i.checkAudience(token.Claims().Get("aud")); err != nil {
-		return nil, err
+	if err := i.rules.CheckAudience(token.Claims().Get("aud")); err != nil {
+		return nil, refuse(err)
 	}
 	if err := i.checkRequired(token.Claims()); err != nil {
 		return nil, err
@@ -207,10 +214,13 @@ func (a *Authenticator) Authenticate(ctx context.Context, c *authn.Credential) (
 	return i.proof(token.Claims(), key, life)
 }
 
+// OwnsClaims reports whether tokens of that issuer and subject are proven here.
+func (a *Authenticator) OwnsClaims(issuer, _ string) bool { return a.issuers[issuer] != nil }
+
 // isAttempt reports whether the text is meant to be a JWS: three parts, or a
 // first part that begins as every encoded JSON object does, followed by another,
-// or one of the JSON serializations (RFC 7515 section 7.2). Malformed attempts are refused here and now, so that no other authenticator
-// gets to make something of them. A JWE has five parts (RFC 7516 section 3.1) and
+// or one of the JSON serializations (RFC 7515 section 7.2). Malformed attempts are
+// refused here and now, so that no other authenticator gets to make something of them. A JWE has five parts (RFC 7516 section 3.1) and
 // is somebody else's, and so is a text without dots. Only the first limit bytes
 // are looked at.
 func isAttempt(text string, limit int) bool {

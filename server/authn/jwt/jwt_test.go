@@ -1,6 +1,7 @@
 package jwt_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -139,13 +140,13 @@ func TestPrincipal(t *testing.T) {
 		"email":                           "alice@example.com",
 		"plan":                            map[string]any{"n": 1, "list": []any{true, nil}},
 		"ignored":                         "x",
-		"sid":                             "s-1", "azp": "app", "acr": "gold", "amr": []string{"pwd", "otp"}, "auth_time": now.Add(-2 * time.Minute).Unix(),
+		"sid":                             "s-1", "azp": "app", "acr": "gold", "amr": []string{"pwd"}, "auth_time": now.Add(-2 * time.Minute).Unix(),
 	}))
 	want := &policy.Principal{
 		ID: "alice", Kind: policy.KindUser, Tenant: "t-1",
 		Roles: []string{"admin", "Domain Users"}, Permissions: []string{"orders.read"}, Scopes: []string{"read", "write"},
 		Claims: map[string]any{"email": "alice@example.com", "plan": map[string]any{"n": json.Number("1"), "list": []any{true, nil}}},
-		Method: policy.MethodJWT, Assurance: 3, ACR: "gold", AMR: []string{"pwd", "otp"}, AuthTime: now.Add(-2 * time.Minute),
+		Method: policy.MethodJWT, Assurance: 3, ACR: "gold", AMR: []string{"pwd"}, AuthTime: now.Add(-2 * time.Minute),
 		CredentialID: "j-1", Issuer: issuerURL, IssuedAt: now.Add(-time.Minute), ExpiresAt: now.Add(time.Hour),
 	}
 	if !reflect.DeepEqual(proof.Principal, want) {
@@ -238,7 +239,8 @@ func TestRefusals(t *testing.T) {
 		"ID token with a nonce":    {map[string]any{"nonce": "n", "scope": nil}, nil, policy.ReasonWrongTokenType},
 		"ID token with at_hash":    {map[string]any{"at_hash": "h"}, nil, policy.ReasonWrongTokenType},
 		"logout token":             {map[string]any{"events": map[string]any{}}, nil, policy.ReasonWrongTokenType},
-		"bound to a key":           {map[string]any{"cnf": map[string]any{"jkt": "x"}}, nil, policy.ReasonBinding},
+		"bound to no key":          {map[string]any{"cnf": map[string]any{"jkt": "x"}}, nil, policy.ReasonBinding},
+		"issued to another client": {map[string]any{"sub": "app", "client_id": "app"}, clients("a"), policy.ReasonInvalidClaim},
 	} {
 		proof, err := authenticate(w.authenticator(t, c.config), w.token(t, c.changes))
 		if got := reason(err); got != c.want || (proof != nil) != (err == nil) {
@@ -300,6 +302,104 @@ func TestTokenTypes(t *testing.T) {
 		if _, err := authenticate(strict, token); reason(err) != policy.ReasonInvalidClaim {
 			t.Errorf("without %s: %v", name, err)
 		}
+	}
+}
+
+// C-06, G-13 (RFC 8705 section 3.1, RFC 9449 section 6.1): what a token is bound to is in
+// the proof, for the Checker to ask for; what nobody can ask for refuses the token.
+func TestConfirmation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.authenticator(t, nil)
+	const (
+		certificate = "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2" // RFC 8705 section 3.1, and its last bits loose
+		hex         = "6f070ad1eb1cdc0082dc3076639fe5112b1713ca3d96d734e4ef3d8dd37e760d"
+		key         = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" // RFC 9449 section 6.1
+	)
+	good := certificate[:42] + "0" // the text that those bytes have
+	for name, c := range map[string]struct {
+		cnf  any
+		want authn.Confirmation
+	}{
+		"a certificate": {map[string]any{"x5t#S256": good}, authn.Confirmation{Certificate: hex}},
+		"a key":         {map[string]any{"jkt": key}, authn.Confirmation{Key: key}},
+		"both":          {map[string]any{"jkt": key, "x5t#S256": good}, authn.Confirmation{Certificate: hex, Key: key}},
+	} {
+		if got := mustProve(t, a, w.token(t, map[string]any{"cnf": c.cnf})).Confirm; got != c.want {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if got := mustProve(t, a, w.token(t, nil)).Confirm; got != (authn.Confirmation{}) {
+		t.Errorf("bound to nothing: %+v", got)
+	}
+	for name, cnf := range map[string]any{
+		"null": json.RawMessage("null"), "text": key, "list": []string{key}, "true": true, "empty": map[string]any{},
+		"jwk":                  map[string]any{"jwk": map[string]any{"kty": "EC"}},
+		"jwe":                  map[string]any{"jwe": "x"},
+		"kid":                  map[string]any{"kid": "k-1"},
+		"jku":                  map[string]any{"jku": "https://evil.example/"},
+		"x5t":                  map[string]any{"x5t": good},
+		"a key and an unknown": map[string]any{"jkt": key, "kid": "k-1"},
+		"a key and a thumbprint of an unknown kind": map[string]any{"jkt": key, "x": key},
+		"another case":      map[string]any{"JKT": key},
+		"loose bits":        map[string]any{"x5t#S256": certificate},
+		"padded":            map[string]any{"jkt": key + "="},
+		"a line end":        map[string]any{"jkt": key[:42] + "\n"},
+		"short":             map[string]any{"jkt": key[:42]},
+		"long":              map[string]any{"jkt": key + "A"},
+		"hex":               map[string]any{"x5t#S256": hex},
+		"a number":          map[string]any{"jkt": 1},
+		"a list":            map[string]any{"jkt": []string{key}},
+		"a null":            map[string]any{"jkt": json.RawMessage("null")},
+		"no text":           map[string]any{"jkt": ""},
+		"one good, one bad": map[string]any{"jkt": key, "x5t#S256": ""},
+	} {
+		if proof, err := authenticate(a, w.token(t, map[string]any{"cnf": cnf})); proof != nil || reason(err) != policy.ReasonBinding {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// the issuer's level is the base, and a second factor makes it 4.
+func TestAssurance(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, c := range []struct {
+		base int
+		amr  any
+		want int
+	}{
+		{0, nil, 3}, {0, []string{"pwd"}, 3}, {0, []string{"pwd", "otp"}, 4}, {0, []string{"mfa"}, 4}, {0, "mfa", 4},
+		{2, nil, 2}, {2, []string{"mfa"}, 4}, {4, nil, 4}, {4, []string{"pwd"}, 4},
+	} {
+		a := w.authenticator(t, func(cfg *jwt.Config) { cfg.Assurance = cmp.Or(c.base, cfg.Assurance) })
+		if got := mustProve(t, a, w.token(t, map[string]any{"amr": c.amr})).Principal.Assurance; got != c.want {
+			t.Errorf("base %d, amr %v: %d", c.base, c.amr, got)
+		}
+	}
+}
+
+// T-02: a token that somebody else could own as well is refused, whoever is asked.
+func TestTwoOwners(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := jwt.Config{URL: issuerURL, Audiences: []string{"orders"}}
+	a, err := jwt.New([]jwt.Config{c}, jwt.Deps{
+		Keys:      map[string]jose.Keys{issuerURL: w.keys},
+		AlsoOwned: func(issuer, subject string) bool { return strings.HasPrefix(subject, "spiffe://") },
+		Now:       func() time.Time { return w.now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := authenticate(a, w.token(t, map[string]any{"sub": "spiffe://prod.example/x"})); reason(err) != policy.ReasonCredentialAmbiguous {
+		t.Error(err)
+	}
+	if _, err := authenticate(a, w.token(t, nil)); err != nil {
+		t.Error(err)
+	}
+	if !a.OwnsClaims(issuerURL, "alice") || a.OwnsClaims("https://other.example/", "alice") {
+		t.Error("whose is whose")
 	}
 }
 

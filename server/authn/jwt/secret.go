@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"sort"
 	"strings"
-	"unicode"
 )
 
 const (
@@ -73,46 +72,4 @@ func isKnownSecret(secret []byte) bool {
 	at := func(i int) []byte { return knownSecrets[i*digestBytes : (i+1)*digestBytes] }
 	i := sort.Search(n, func(i int) bool { return bytes.Compare(at(i), sum[:digestBytes]) >= 0 })
 	return i < n && bytes.Equal(at(i), sum[:digestBytes])
-}
-
-// secretWords are words that make a claim's name look like that of a secret;
-// secretParts do so even inside a word.
-var (
-	secretWords = map[string]bool{"key": true, "keys": true, "token": true, "tokens": true, "pwd": true, "pass": true, "otp": true, "pin": true, "cookie": true, "jwt": true, "assertion": true}
-	secretParts = [...]string{"password", "passwd", "passphrase", "secret", "token", "credential", "apikey", "privatekey", "accesskey"}
-)
-
-// looksSecret reports whether a claim of that name may hold a secret. Issuers
-// should not put any into a token; some do.
-func looksSecret(name string) bool {
-	lower := strings.ToLower(name)
-	for _, part := range secretParts {
-		if strings.Contains(lower, part) {
-			return true
-		}
-	}
-	for _, word := range words(name) {
-		if secretWords[word] {
-			return true
-		}
-	}
-	return false
-}
-
-// words splits api_key, api-key, apiKey and https://x/key into words in lower
-// case.
-func words(name string) []string {
-	var b strings.Builder
-	lower := false
-	for _, r := range name {
-		if unicode.IsUpper(r) && lower {
-			b.WriteByte(' ')
-		}
-		lower = unicode.IsLower(r)
-		if !unicode.IsLetter(r) {
-			r = ' '
-		}
-		b.WriteRune(unicode.ToLower(r))
-	}
-	return strings.Fields(b.String())
 }

@@ -178,7 +178,7 @@ func TestVectors(t *testing.T) {
 		case strings.Contains(v.Header, "{TRAP}"):
 			token = f.sign(t, "x-rsa", "RS256", strings.ReplaceAll(v.Header, "{TRAP}", trap), v.Payload)
 		}
-		proof, err := authenticate(a, token)
+		proof, err := authenticateBearer(a, token)
 		reason := "allowed"
 		if err != nil {
 			reason = outcome(t, v.ID, err)
@@ -238,7 +238,7 @@ func judge(t *testing.T, a *jwt.Authenticator, expect, principal string, proof *
 			return fmt.Sprintf("got %q", proof.Principal.Scopes)
 		}
 	case strings.HasPrefix(expect, "same-identity-as:"):
-		other, otherErr := authenticate(a, strings.TrimPrefix(expect, "same-identity-as:"))
+		other, otherErr := authenticateBearer(a, strings.TrimPrefix(expect, "same-identity-as:"))
 		if err != nil || otherErr != nil {
 			return fmt.Sprintf("got %v, and %v", err, otherErr)
 		}
@@ -253,6 +253,16 @@ func judge(t *testing.T, a *jwt.Authenticator, expect, principal string, proof *
 
 func authenticate(a *jwt.Authenticator, token string) (*authn.Proof, error) {
 	return a.Authenticate(context.Background(), &authn.Credential{Secret: policy.NewSecret(token)})
+}
+
+// authenticateBearer does so for a caller who has nothing but the token, as the Checker
+// would: a token that is bound to a key or certificate is not enough.
+func authenticateBearer(a *jwt.Authenticator, token string) (*authn.Proof, error) {
+	proof, err := authenticate(a, token)
+	if err == nil && proof.Confirm != (authn.Confirmation{}) {
+		return nil, authn.Refuse(policy.ReasonBinding, "nothing but the token was shown")
+	}
+	return proof, err
 }
 
 // outcome names a refusal. Every one is a fact about the token: an error that

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/registry"
@@ -32,8 +33,8 @@ type accounts struct {
 
 // Login implements Accounts. Nobody is the actor until the password is proven: what was
 // typed as a name may be a password.
-func (a *accounts) Login(ctx context.Context, tenant, user string, password policy.Secret) (Session, error) {
-	s, change, err := a.registry.Login(ctx, registry.Call{}, registry.SessionSpec{Tenant: tenant, Principal: user}, password)
+func (a *accounts) Login(ctx context.Context, client netip.Addr, tenant, user string, password policy.Secret) (Session, error) {
+	s, change, err := a.registry.Login(ctx, registry.Call{Client: client}, registry.SessionSpec{Tenant: tenant, Principal: user}, password)
 	if err != nil {
 		return Session{}, failure(err)
 	}

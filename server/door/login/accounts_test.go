@@ -3,6 +3,7 @@ package login_test
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"testing"
 
 	"github.com/postern-auth/postern/policy"
@@ -45,7 +46,7 @@ func TestAccountsOf(t *testing.T) {
 		waited = append(waited, change)
 		return errors.New("too slow")
 	})
-	s, err := a.Login(t.Context(), "acme", "alice", policy.NewSecret("pw"))
+	s, err := a.Login(t.Context(), netip.Addr{}, "acme", "alice", policy.NewSecret("pw"))
 	if err != nil || s.ID != "s1" || s.Secret.Reveal() != "v" || s.Tenant != "acme" || s.User != "alice" || !s.ExpiresAt.Equal(noon) {
 		t.Errorf("%+v, %v", s, err)
 	}
@@ -72,7 +73,7 @@ func TestAccountsErrors(t *testing.T) {
 			b.err = &registry.Error{Fault: registry.Fault{Reason: reason}}
 		}
 		a := login.AccountsOf(b, nil)
-		if _, err := a.Login(t.Context(), "", "alice", policy.NewSecret("pw")); err == nil || errors.Is(err, login.ErrFailed) != failed {
+		if _, err := a.Login(t.Context(), netip.Addr{}, "", "alice", policy.NewSecret("pw")); err == nil || errors.Is(err, login.ErrFailed) != failed {
 			t.Errorf("%s: %v", reason, err)
 		}
 		if err := a.Logout(t.Context(), &policy.Principal{}); (err == nil) != (reason == registry.NotFound) {

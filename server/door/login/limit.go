@@ -17,7 +17,8 @@ import (
 //
 // Windows are fixed and of one length, so the counters end in the order in which they
 // began, and the oldest are at the front. When there is no more room, the oldest go
-// early; the lockout of the user's record then still holds.
+// early; the lockout of the registry (registry.lockout), which counts by name alone and
+// holds for all who verify passwords, then still holds.
 type limiter struct {
 	now    func() time.Time
 	window time.Duration

@@ -50,8 +50,9 @@ var ErrFailed = errors.New("login failed")
 // Accounts knows the users and keeps their sessions.
 type Accounts interface {
 	// Login starts a new session of the user whose password it is given, or returns
-	// ErrFailed. Names that do not exist must cost the same.
-	Login(ctx context.Context, tenant, user string, password policy.Secret) (Session, error)
+	// ErrFailed. Names that do not exist must cost the same. The client is where the
+	// request comes from; invalid if that is not known.
+	Login(ctx context.Context, client netip.Addr, tenant, user string, password policy.Secret) (Session, error)
 	// Logout ends the session that proved the principal (CredentialID). One that has
 	// ended already is no error.
 	Logout(ctx context.Context, p *policy.Principal) error
@@ -213,13 +214,14 @@ func (h *Handler) login(r *http.Request, x *exchange) reply {
 	if refusal != nil {
 		return *refusal
 	}
-	wait, done := h.limit.try(x.sender(), f.tenant, f.username)
+	client := x.sender()
+	wait, done := h.limit.try(client, f.tenant, f.username)
 	if done == nil {
 		return tooMany(wait)
 	}
 	result := unknown
 	defer func() { done(result) }()
-	s, err := h.deps.Accounts.Login(r.Context(), f.tenant, f.username, f.password)
+	s, err := h.deps.Accounts.Login(r.Context(), client, f.tenant, f.username, f.password)
 	switch {
 	case errors.Is(err, ErrFailed):
 		result = failed

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -85,7 +86,7 @@ func (w *world) ByID(id string) authn.Sealed {
 func (w *world) ByDigest([32]byte) authn.Sealed { return nil }
 
 // Login and Logout play the registry.
-func (w *world) Login(ctx context.Context, _, user string, pw policy.Secret) (login.Session, error) {
+func (w *world) Login(ctx context.Context, _ netip.Addr, _, user string, pw policy.Secret) (login.Session, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked++
@@ -556,7 +557,7 @@ func TestPlaintextLogin(t *testing.T) {
 
 type panics struct{ login.Accounts }
 
-func (panics) Login(context.Context, string, string, policy.Secret) (login.Session, error) {
+func (panics) Login(context.Context, netip.Addr, string, string, policy.Secret) (login.Session, error) {
 	panic("the password is secret")
 }
 

@@ -113,27 +113,23 @@ func (s *Store) Changes(ctx context.Context, after int64, limit int) (store.Batc
 		return store.Batch{}, err
 	}
 	b := store.Batch{Epoch: s.feed.Epoch}
-	upTo := s.feed.Head
+	upTo, found := s.feed.Head, 0
 	first, _ := slices.BinarySearchFunc(s.log, from+1, func(e entry, v int64) int { return int(e.version - v) })
 	for _, e := range s.log[first:] {
-		if len(b.Records) >= limit && e.version > upTo {
+		if e.version > upTo {
 			break
 		}
 		r, ok := s.records[e.key]
-		if !ok || r.Version != e.version || r.Deleted && from == 0 {
+		if !ok || r.Version != e.version {
 			continue
 		}
-		b.Records = append(b.Records, copied(r))
-		if len(b.Records) == limit {
+		if found++; found == limit { // and with it the rest of its transaction
 			upTo = e.version
 		}
-	}
-	slices.SortFunc(b.Records, func(a, b store.Record) int {
-		if a.Version != b.Version {
-			return int(a.Version - b.Version)
+		if !r.Deleted || from > 0 {
+			b.Records = append(b.Records, copied(r))
 		}
-		return strings.Compare(string(a.Kind)+"\x00"+a.ID, string(b.Kind)+"\x00"+b.ID)
-	})
+	}
 	b.Next, b.Complete = s.feed.Next(upTo), upTo == s.feed.Head
 	return b, nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/postern-auth/postern/server/store"
 	"github.com/postern-auth/postern/server/store/sqlite"
 	"github.com/postern-auth/postern/server/store/storetest"
+	"github.com/postern-auth/postern/server/store/table"
 )
 
 func opener(dir string) storetest.Open {
@@ -143,9 +144,9 @@ func TestRefusals(t *testing.T) {
 		"another's":            {path: foreign(t, path("foreign")), says: []string{path("foreign"), "of another program"}},
 		"cut off":              {path: cut("cut", 6000), is: store.ErrCorrupt, says: []string{path("cut"), "restore a backup"}},
 		"cut off after a page": {path: cut("cut2", 4096), is: store.ErrCorrupt, says: []string{path("cut2")}},
-		"newer":                {path: changed(t, path("newer"), "INSERT INTO schema_migrations VALUES (2, '002_later', 'x', 0)"), is: store.ErrNewer, says: []string{"002_later"}},
+		"newer":                {path: changed(t, path("newer"), fmt.Sprintf("INSERT INTO schema_migrations VALUES (%d, 'later', 'x', 0)", table.Schema()+1)), is: store.ErrNewer, says: []string{"(later)"}},
 		"edited":               {path: changed(t, path("edited"), "UPDATE schema_migrations SET hash = 'x'"), says: []string{"migration 1", "changed after it had been released"}},
-		"no migration":         {path: changed(t, path("none"), "UPDATE schema_migrations SET number = 0"), is: store.ErrCorrupt},
+		"no migration":         {path: changed(t, path("none"), "UPDATE schema_migrations SET number = 0 WHERE number = 1"), is: store.ErrCorrupt},
 		"no feed":              {path: changed(t, path("feed"), "DELETE FROM feed"), is: store.ErrCorrupt, says: []string{"the row of the feed is gone"}},
 	} {
 		s, err := sqlite.Open(t.Context(), c.path, c.o)
@@ -181,6 +182,25 @@ func foreign(t testing.TB, path string) string {
 func changed(t testing.TB, path, query string) string {
 	exec(t, made(t, path, 3), query)
 	return path
+}
+
+// A store of the first schema is brought up to date, and read as it was.
+func TestMigrateFromFirst(t *testing.T) {
+	t.Parallel()
+	path := changed(t, filepath.Join(t.TempDir(), "s"), `DELETE FROM schema_migrations WHERE number > 1;
+		DROP INDEX records_feed; CREATE INDEX records_feed ON records (version, kind, id)`)
+	_, err := sqlite.Open(t.Context(), path, sqlite.Options{NoMigrate: true})
+	if want := fmt.Sprintf("the store has schema 1, this Postern needs %d", table.Schema()); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v does not say %q", err, want)
+	}
+	s := open(t, path, sqlite.Options{})
+	batch, err := s.Changes(t.Context(), 0, 10)
+	must(t, err)
+	report, err := s.Check(t.Context())
+	must(t, err)
+	if len(batch.Records) != 3 || !batch.Complete || report.Schema != table.Schema() || len(report.Faults) > 0 {
+		t.Errorf("%+v\n%+v", batch, report)
+	}
 }
 
 func TestNotWritable(t *testing.T) {
@@ -368,7 +388,7 @@ func TestBadBackups(t *testing.T) {
 		from string
 		is   error
 	}{
-		"newer":   {changed(t, filepath.Join(dir, "newer"), "INSERT INTO schema_migrations VALUES (2, '002_later', 'x', 0)"), store.ErrNewer},
+		"newer":   {changed(t, filepath.Join(dir, "newer"), fmt.Sprintf("INSERT INTO schema_migrations VALUES (%d, 'later', 'x', 0)", table.Schema()+1)), store.ErrNewer},
 		"cut":     {cut, store.ErrCorrupt},
 		"faulty":  {changed(t, filepath.Join(dir, "faulty"), "UPDATE records SET version = 99"), store.ErrCorrupt},
 		"missing": {filepath.Join(dir, "missing"), fs.ErrNotExist},

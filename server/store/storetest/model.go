@@ -176,6 +176,7 @@ type seen struct {
 func changes(after int64, limit int) operation {
 	return func(ctx context.Context, s store.Store) any {
 		b, err := s.Changes(ctx, after, limit)
+		inOrder(b.Records)
 		return seen{b.Records, b.Next, b.Complete, short(err)}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -141,7 +143,21 @@ func (l *lab) changes(after int64, limit int) store.Batch {
 	l.Helper()
 	b, err := l.Changes(l.ctx, after, limit)
 	l.must(err)
+	inOrder(b.Records)
 	return b
+}
+
+// inOrder sorts what has no order: the records of one transaction. Where those of
+// several are not in order it changes nothing.
+func inOrder(records []store.Record) {
+	for first, i := 0, 1; i <= len(records); i++ {
+		if i == len(records) || records[i].Version != records[first].Version {
+			slices.SortFunc(records[first:i], func(a, b store.Record) int {
+				return strings.Compare(string(a.Kind)+"\x00"+a.ID, string(b.Kind)+"\x00"+b.ID)
+			})
+			first = i
+		}
+	}
 }
 
 // ids shows a batch in short: "a@1 b@2 -c@3", the minus for a tombstone.

@@ -50,14 +50,6 @@ func (r reader) Head() (int64, error) {
 	return f.Head, err
 }
 
-// cut returns the version up to which whole transactions are about limit records.
-func (r reader) cut(from, head int64, limit int) (upTo int64, err error) {
-	upTo = head
-	err = r.query(func(rows *sql.Rows) error { return rows.Scan(&upTo) },
-		`SELECT version FROM records WHERE version > $1 AND NOT (deleted AND $1 = 0) ORDER BY version LIMIT 1 OFFSET $2`, from, limit-1)
-	return upTo, err
-}
-
 // records returns the records that fit a condition.
 func (r reader) records(condition string, args ...any) (found []store.Record, err error) {
 	err = r.query(func(rows *sql.Rows) error {

@@ -165,33 +165,6 @@ func (s *Store) snapshot(ctx context.Context, fn func(reader) error) error {
 	return fn(reader{ctx, s, tx})
 }
 
-// Changes implements store.Store.
-func (s *Store) Changes(ctx context.Context, after int64, limit int) (b store.Batch, err error) {
-	if limit < 1 {
-		limit = store.MaxPage
-	}
-	err = s.snapshot(ctx, func(r reader) error {
-		feed, err := r.feed("")
-		if err != nil {
-			return err
-		}
-		from, err := feed.Resume(after)
-		if err != nil {
-			return err
-		}
-		upTo := feed.Head
-		if from < feed.Head {
-			if upTo, err = r.cut(from, feed.Head, limit); err != nil {
-				return err
-			}
-			b.Records, err = r.records(`version > $1 AND version <= $2 AND NOT (deleted AND $1 = 0) ORDER BY version, kind, id`, from, upTo)
-		}
-		b.Epoch, b.Next, b.Complete = feed.Epoch, feed.Next(upTo), upTo == feed.Head
-		return err
-	})
-	return b, err
-}
-
 // Update implements store.Store.
 func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) (store.Change, error) {
 	return s.do(ctx, func(t *tx) error { return fn(t) })

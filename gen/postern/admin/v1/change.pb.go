@@ -49,15 +49,17 @@ const (
 	ErrorReason_ERROR_REASON_GRANT_EXCEEDS_ISSUER ErrorReason = 9
 	// A wildcard needs allow_wildcard and a permission of its own.
 	ErrorReason_ERROR_REASON_WILDCARD_NOT_ALLOWED ErrorReason = 10
-	// It would live longer than the tenant allows; metadata "max_ttl" says how long.
+	// It would live longer than the tenant allows; metadata "max_ttl" says how long,
+	// as in "90d".
 	ErrorReason_ERROR_REASON_TTL_TOO_LONG ErrorReason = 11
 	// It cannot be renewed any more.
 	ErrorReason_ERROR_REASON_MAX_TTL_EXCEEDED ErrorReason = 12
 	// The record is in a state in which this cannot be done.
 	ErrorReason_ERROR_REASON_WRONG_STATE ErrorReason = 13
-	// The user has as many tokens as the tenant allows.
+	// There are as many as are allowed: tokens of a user, lines of a tenant's denylist.
 	ErrorReason_ERROR_REASON_QUOTA_EXCEEDED ErrorReason = 14
-	// The installation is not set up for this, for example without a pepper.
+	// The installation is not set up for this, for example without a pepper, or without
+	// signing keys.
 	ErrorReason_ERROR_REASON_NOT_CONFIGURED ErrorReason = 15
 	// The store cannot be reached or written; nothing was changed, or it is not known.
 	ErrorReason_ERROR_REASON_STORE_UNAVAILABLE ErrorReason = 16

@@ -24,6 +24,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// CredentialFormat is the form of a credential's secret.
+type CredentialFormat int32
+
+const (
+	// Opaque.
+	CredentialFormat_CREDENTIAL_FORMAT_UNSPECIFIED CredentialFormat = 0
+	// Postern's own form, which says nothing but an id.
+	CredentialFormat_CREDENTIAL_FORMAT_OPAQUE CredentialFormat = 1
+	// A JWT that Postern signs, with the id as jti: for personal access tokens only, and
+	// where the installation has signing keys. It is good as long as its record is, like
+	// all others. Its end is written in it: it can be brought forward and not renewed.
+	CredentialFormat_CREDENTIAL_FORMAT_JWT CredentialFormat = 2
+)
+
+// Enum value maps for CredentialFormat.
+var (
+	CredentialFormat_name = map[int32]string{
+		0: "CREDENTIAL_FORMAT_UNSPECIFIED",
+		1: "CREDENTIAL_FORMAT_OPAQUE",
+		2: "CREDENTIAL_FORMAT_JWT",
+	}
+	CredentialFormat_value = map[string]int32{
+		"CREDENTIAL_FORMAT_UNSPECIFIED": 0,
+		"CREDENTIAL_FORMAT_OPAQUE":      1,
+		"CREDENTIAL_FORMAT_JWT":         2,
+	}
+)
+
+func (x CredentialFormat) Enum() *CredentialFormat {
+	p := new(CredentialFormat)
+	*p = x
+	return p
+}
+
+func (x CredentialFormat) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CredentialFormat) Descriptor() protoreflect.EnumDescriptor {
+	return file_postern_admin_v1_credential_proto_enumTypes[0].Descriptor()
+}
+
+func (CredentialFormat) Type() protoreflect.EnumType {
+	return &file_postern_admin_v1_credential_proto_enumTypes[0]
+}
+
+func (x CredentialFormat) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CredentialFormat.Descriptor instead.
+func (CredentialFormat) EnumDescriptor() ([]byte, []int) {
+	return file_postern_admin_v1_credential_proto_rawDescGZIP(), []int{0}
+}
+
 // CredentialType is what a credential is.
 type CredentialType int32
 
@@ -65,11 +120,11 @@ func (x CredentialType) String() string {
 }
 
 func (CredentialType) Descriptor() protoreflect.EnumDescriptor {
-	return file_postern_admin_v1_credential_proto_enumTypes[0].Descriptor()
+	return file_postern_admin_v1_credential_proto_enumTypes[1].Descriptor()
 }
 
 func (CredentialType) Type() protoreflect.EnumType {
-	return &file_postern_admin_v1_credential_proto_enumTypes[0]
+	return &file_postern_admin_v1_credential_proto_enumTypes[1]
 }
 
 func (x CredentialType) Number() protoreflect.EnumNumber {
@@ -78,7 +133,7 @@ func (x CredentialType) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CredentialType.Descriptor instead.
 func (CredentialType) EnumDescriptor() ([]byte, []int) {
-	return file_postern_admin_v1_credential_proto_rawDescGZIP(), []int{0}
+	return file_postern_admin_v1_credential_proto_rawDescGZIP(), []int{1}
 }
 
 // CredentialState is where a credential is in its life.
@@ -138,11 +193,11 @@ func (x CredentialState) String() string {
 }
 
 func (CredentialState) Descriptor() protoreflect.EnumDescriptor {
-	return file_postern_admin_v1_credential_proto_enumTypes[1].Descriptor()
+	return file_postern_admin_v1_credential_proto_enumTypes[2].Descriptor()
 }
 
 func (CredentialState) Type() protoreflect.EnumType {
-	return &file_postern_admin_v1_credential_proto_enumTypes[1]
+	return &file_postern_admin_v1_credential_proto_enumTypes[2]
 }
 
 func (x CredentialState) Number() protoreflect.EnumNumber {
@@ -151,7 +206,7 @@ func (x CredentialState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CredentialState.Descriptor instead.
 func (CredentialState) EnumDescriptor() ([]byte, []int) {
-	return file_postern_admin_v1_credential_proto_rawDescGZIP(), []int{1}
+	return file_postern_admin_v1_credential_proto_rawDescGZIP(), []int{2}
 }
 
 // Credential is an API key, a personal access token or an opaque token. Its
@@ -184,7 +239,8 @@ type Credential struct {
 	State CredentialState `protobuf:"varint,12,opt,name=state,proto3,enum=postern.admin.v1.CredentialState" json:"state,omitempty"`
 	// Before this it is not good yet.
 	NotBefore *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
-	// When it stops being good.
+	// When it stops being good. One that is rotated stops at grace_end_time, if that is
+	// earlier.
 	//
 	// Types that are valid to be assigned to Expiration:
 	//
@@ -214,7 +270,12 @@ type Credential struct {
 	// When it was last used, within a minute or so. Output only.
 	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,26,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
 	// Changes with every change; send it back to guard against lost updates.
-	Etag          string `protobuf:"bytes,27,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,27,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The form of its secret. A successor has the same. Immutable.
+	Format CredentialFormat `protobuf:"varint,28,opt,name=format,proto3,enum=postern.admin.v1.CredentialFormat" json:"format,omitempty"`
+	// When one that was rotated stops being good, in favour of successor_id: its
+	// expire_time is the one that it was made with. Output only.
+	GraceEndTime  *timestamppb.Timestamp `protobuf:"bytes,29,opt,name=grace_end_time,json=graceEndTime,proto3" json:"grace_end_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -449,6 +510,20 @@ func (x *Credential) GetEtag() string {
 	return ""
 }
 
+func (x *Credential) GetFormat() CredentialFormat {
+	if x != nil {
+		return x.Format
+	}
+	return CredentialFormat_CREDENTIAL_FORMAT_UNSPECIFIED
+}
+
+func (x *Credential) GetGraceEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.GraceEndTime
+	}
+	return nil
+}
+
 type isCredential_Expiration interface {
 	isCredential_Expiration()
 }
@@ -486,7 +561,10 @@ type Constraints struct {
 	// Times at which it may be used.
 	Windows []*TimeWindow `protobuf:"bytes,7,rep,name=windows,proto3" json:"windows,omitempty"`
 	// Whether it may only be used over TLS.
-	RequireTls    bool `protobuf:"varint,8,opt,name=require_tls,json=requireTls,proto3" json:"require_tls,omitempty"`
+	RequireTls bool `protobuf:"varint,8,opt,name=require_tls,json=requireTls,proto3" json:"require_tls,omitempty"`
+	// Workloads, over one of whose TLS connections it must come: SPIFFE ids, DNS names, or
+	// "sha256:" and the fingerprint of a certificate in 64 hex digits in lower case.
+	Peers         []string `protobuf:"bytes,9,rep,name=peers,proto3" json:"peers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -577,6 +655,13 @@ func (x *Constraints) GetRequireTls() bool {
 	return false
 }
 
+func (x *Constraints) GetPeers() []string {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
 // TimeWindow is a span of the day on some days, in UTC.
 type TimeWindow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -645,7 +730,8 @@ var File_postern_admin_v1_credential_proto protoreflect.FileDescriptor
 
 const file_postern_admin_v1_credential_proto_rawDesc = "" +
 	"\n" +
-	"!postern/admin/v1/credential.proto\x12\x10postern.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\t\n" +
+	"!postern/admin/v1/credential.proto\x12\x10postern.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\n" +
+	"\n" +
 	"\n" +
 	"Credential\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x124\n" +
@@ -680,9 +766,11 @@ const file_postern_admin_v1_credential_proto_rawDesc = "" +
 	"\vupdate_time\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12>\n" +
 	"\rlast_use_time\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12\x12\n" +
-	"\x04etag\x18\x1b \x01(\tR\x04etagB\f\n" +
+	"\x04etag\x18\x1b \x01(\tR\x04etag\x12:\n" +
+	"\x06format\x18\x1c \x01(\x0e2\".postern.admin.v1.CredentialFormatR\x06format\x12@\n" +
+	"\x0egrace_end_time\x18\x1d \x01(\v2\x1a.google.protobuf.TimestampR\fgraceEndTimeB\f\n" +
 	"\n" +
-	"expiration\"\x84\x02\n" +
+	"expiration\"\x9a\x02\n" +
 	"\vConstraints\x12\x1a\n" +
 	"\bnetworks\x18\x01 \x03(\tR\bnetworks\x12\x18\n" +
 	"\amethods\x18\x02 \x03(\tR\amethods\x12\x14\n" +
@@ -692,12 +780,17 @@ const file_postern_admin_v1_credential_proto_rawDesc = "" +
 	"\tresources\x18\x06 \x03(\tR\tresources\x126\n" +
 	"\awindows\x18\a \x03(\v2\x1c.postern.admin.v1.TimeWindowR\awindows\x12\x1f\n" +
 	"\vrequire_tls\x18\b \x01(\bR\n" +
-	"requireTls\"D\n" +
+	"requireTls\x12\x14\n" +
+	"\x05peers\x18\t \x03(\tR\x05peers\"D\n" +
 	"\n" +
 	"TimeWindow\x12\x12\n" +
 	"\x04days\x18\x01 \x03(\tR\x04days\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02to\x18\x03 \x01(\tR\x02to*\x94\x01\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to*n\n" +
+	"\x10CredentialFormat\x12!\n" +
+	"\x1dCREDENTIAL_FORMAT_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18CREDENTIAL_FORMAT_OPAQUE\x10\x01\x12\x19\n" +
+	"\x15CREDENTIAL_FORMAT_JWT\x10\x02*\x94\x01\n" +
 	"\x0eCredentialType\x12\x1f\n" +
 	"\x1bCREDENTIAL_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17CREDENTIAL_TYPE_API_KEY\x10\x01\x12)\n" +
@@ -726,37 +819,40 @@ func file_postern_admin_v1_credential_proto_rawDescGZIP() []byte {
 	return file_postern_admin_v1_credential_proto_rawDescData
 }
 
-var file_postern_admin_v1_credential_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_postern_admin_v1_credential_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_postern_admin_v1_credential_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_postern_admin_v1_credential_proto_goTypes = []any{
-	(CredentialType)(0),           // 0: postern.admin.v1.CredentialType
-	(CredentialState)(0),          // 1: postern.admin.v1.CredentialState
-	(*Credential)(nil),            // 2: postern.admin.v1.Credential
-	(*Constraints)(nil),           // 3: postern.admin.v1.Constraints
-	(*TimeWindow)(nil),            // 4: postern.admin.v1.TimeWindow
-	(*structpb.Struct)(nil),       // 5: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+	(CredentialFormat)(0),         // 0: postern.admin.v1.CredentialFormat
+	(CredentialType)(0),           // 1: postern.admin.v1.CredentialType
+	(CredentialState)(0),          // 2: postern.admin.v1.CredentialState
+	(*Credential)(nil),            // 3: postern.admin.v1.Credential
+	(*Constraints)(nil),           // 4: postern.admin.v1.Constraints
+	(*TimeWindow)(nil),            // 5: postern.admin.v1.TimeWindow
+	(*structpb.Struct)(nil),       // 6: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
 }
 var file_postern_admin_v1_credential_proto_depIdxs = []int32{
-	0,  // 0: postern.admin.v1.Credential.type:type_name -> postern.admin.v1.CredentialType
-	3,  // 1: postern.admin.v1.Credential.constraints:type_name -> postern.admin.v1.Constraints
-	5,  // 2: postern.admin.v1.Credential.metadata:type_name -> google.protobuf.Struct
-	1,  // 3: postern.admin.v1.Credential.state:type_name -> postern.admin.v1.CredentialState
-	6,  // 4: postern.admin.v1.Credential.not_before:type_name -> google.protobuf.Timestamp
-	6,  // 5: postern.admin.v1.Credential.expire_time:type_name -> google.protobuf.Timestamp
-	7,  // 6: postern.admin.v1.Credential.ttl:type_name -> google.protobuf.Duration
-	7,  // 7: postern.admin.v1.Credential.renew_period:type_name -> google.protobuf.Duration
-	6,  // 8: postern.admin.v1.Credential.max_expire_time:type_name -> google.protobuf.Timestamp
-	6,  // 9: postern.admin.v1.Credential.create_time:type_name -> google.protobuf.Timestamp
-	6,  // 10: postern.admin.v1.Credential.update_time:type_name -> google.protobuf.Timestamp
-	6,  // 11: postern.admin.v1.Credential.last_use_time:type_name -> google.protobuf.Timestamp
-	4,  // 12: postern.admin.v1.Constraints.windows:type_name -> postern.admin.v1.TimeWindow
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	1,  // 0: postern.admin.v1.Credential.type:type_name -> postern.admin.v1.CredentialType
+	4,  // 1: postern.admin.v1.Credential.constraints:type_name -> postern.admin.v1.Constraints
+	6,  // 2: postern.admin.v1.Credential.metadata:type_name -> google.protobuf.Struct
+	2,  // 3: postern.admin.v1.Credential.state:type_name -> postern.admin.v1.CredentialState
+	7,  // 4: postern.admin.v1.Credential.not_before:type_name -> google.protobuf.Timestamp
+	7,  // 5: postern.admin.v1.Credential.expire_time:type_name -> google.protobuf.Timestamp
+	8,  // 6: postern.admin.v1.Credential.ttl:type_name -> google.protobuf.Duration
+	8,  // 7: postern.admin.v1.Credential.renew_period:type_name -> google.protobuf.Duration
+	7,  // 8: postern.admin.v1.Credential.max_expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 9: postern.admin.v1.Credential.create_time:type_name -> google.protobuf.Timestamp
+	7,  // 10: postern.admin.v1.Credential.update_time:type_name -> google.protobuf.Timestamp
+	7,  // 11: postern.admin.v1.Credential.last_use_time:type_name -> google.protobuf.Timestamp
+	0,  // 12: postern.admin.v1.Credential.format:type_name -> postern.admin.v1.CredentialFormat
+	7,  // 13: postern.admin.v1.Credential.grace_end_time:type_name -> google.protobuf.Timestamp
+	5,  // 14: postern.admin.v1.Constraints.windows:type_name -> postern.admin.v1.TimeWindow
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_postern_admin_v1_credential_proto_init() }
@@ -773,7 +869,7 @@ func file_postern_admin_v1_credential_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_admin_v1_credential_proto_rawDesc), len(file_postern_admin_v1_credential_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -1458,7 +1458,9 @@ func (x *EnableCredentialResponse) GetChange() *Change {
 	return nil
 }
 
-// RevokeCredentialRequest ends a credential.
+// RevokeCredentialRequest ends a credential. What took its place when it was rotated
+// stays good unless successors is set: a secret that has leaked is replaced first and
+// revoked then.
 type RevokeCredentialRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id of the credential.
@@ -1470,7 +1472,10 @@ type RevokeCredentialRequest struct {
 	// Makes the call safe to repeat.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Only check the request.
-	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	ValidateOnly bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Ends all that took its place as well, one after the other: for when it may have been
+	// rotated by somebody who had stolen it.
+	Successors    bool `protobuf:"varint,6,opt,name=successors,proto3" json:"successors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1540,6 +1545,13 @@ func (x *RevokeCredentialRequest) GetValidateOnly() bool {
 	return false
 }
 
+func (x *RevokeCredentialRequest) GetSuccessors() bool {
+	if x != nil {
+		return x.Successors
+	}
+	return false
+}
+
 // RevokeCredentialResponse returns the ended credential.
 type RevokeCredentialResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1548,9 +1560,11 @@ type RevokeCredentialResponse struct {
 	// How many fell with it.
 	Cascaded int32 `protobuf:"varint,2,opt,name=cascaded,proto3" json:"cascaded,omitempty"`
 	// The change.
-	Change        *Change `protobuf:"bytes,3,opt,name=change,proto3" json:"change,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Change *Change `protobuf:"bytes,3,opt,name=change,proto3" json:"change,omitempty"`
+	// What took its place and is still good; empty if there is nothing.
+	LivingSuccessorId string `protobuf:"bytes,4,opt,name=living_successor_id,json=livingSuccessorId,proto3" json:"living_successor_id,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *RevokeCredentialResponse) Reset() {
@@ -1602,6 +1616,13 @@ func (x *RevokeCredentialResponse) GetChange() *Change {
 		return x.Change
 	}
 	return nil
+}
+
+func (x *RevokeCredentialResponse) GetLivingSuccessorId() string {
+	if x != nil {
+		return x.LivingSuccessorId
+	}
+	return ""
 }
 
 // BatchRevokeCredentialsRequest ends many credentials.
@@ -2124,20 +2145,24 @@ const file_postern_admin_v1_credential_service_proto_rawDesc = "" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1c.postern.admin.v1.CredentialR\n" +
 	"credential\x120\n" +
-	"\x06change\x18\x02 \x01(\v2\x18.postern.admin.v1.ChangeR\x06change\"\x99\x01\n" +
+	"\x06change\x18\x02 \x01(\v2\x18.postern.admin.v1.ChangeR\x06change\"\xb9\x01\n" +
 	"\x17RevokeCredentialRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xa6\x01\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x12\x1e\n" +
+	"\n" +
+	"successors\x18\x06 \x01(\bR\n" +
+	"successors\"\xd6\x01\n" +
 	"\x18RevokeCredentialResponse\x12<\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1c.postern.admin.v1.CredentialR\n" +
 	"credential\x12\x1a\n" +
 	"\bcascaded\x18\x02 \x01(\x05R\bcascaded\x120\n" +
-	"\x06change\x18\x03 \x01(\v2\x18.postern.admin.v1.ChangeR\x06change\"\xc8\x01\n" +
+	"\x06change\x18\x03 \x01(\v2\x18.postern.admin.v1.ChangeR\x06change\x12.\n" +
+	"\x13living_successor_id\x18\x04 \x01(\tR\x11livingSuccessorId\"\xc8\x01\n" +
 	"\x1dBatchRevokeCredentialsRequest\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12!\n" +

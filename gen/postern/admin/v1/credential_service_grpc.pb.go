@@ -58,7 +58,8 @@ type CredentialServiceClient interface {
 	RenewCredential(ctx context.Context, in *RenewCredentialRequest, opts ...grpc.CallOption) (*RenewCredentialResponse, error)
 	// DisableCredential turns a credential off.
 	DisableCredential(ctx context.Context, in *DisableCredentialRequest, opts ...grpc.CallOption) (*DisableCredentialResponse, error)
-	// EnableCredential turns a credential on again.
+	// EnableCredential turns a credential on again. What the installation has turned off,
+	// nobody of a tenant turns on.
 	EnableCredential(ctx context.Context, in *EnableCredentialRequest, opts ...grpc.CallOption) (*EnableCredentialResponse, error)
 	// RevokeCredential ends a credential, and those that fall with it, for good.
 	RevokeCredential(ctx context.Context, in *RevokeCredentialRequest, opts ...grpc.CallOption) (*RevokeCredentialResponse, error)
@@ -221,7 +222,8 @@ type CredentialServiceServer interface {
 	RenewCredential(context.Context, *RenewCredentialRequest) (*RenewCredentialResponse, error)
 	// DisableCredential turns a credential off.
 	DisableCredential(context.Context, *DisableCredentialRequest) (*DisableCredentialResponse, error)
-	// EnableCredential turns a credential on again.
+	// EnableCredential turns a credential on again. What the installation has turned off,
+	// nobody of a tenant turns on.
 	EnableCredential(context.Context, *EnableCredentialRequest) (*EnableCredentialResponse, error)
 	// RevokeCredential ends a credential, and those that fall with it, for good.
 	RevokeCredential(context.Context, *RevokeCredentialRequest) (*RevokeCredentialResponse, error)

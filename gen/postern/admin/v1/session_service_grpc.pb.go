@@ -34,7 +34,8 @@ const (
 // let users log in themselves.
 type SessionServiceClient interface {
 	// CreateSession starts a session of a user whose login the caller vouches for, or
-	// whose password it hands over.
+	// whose password it hands over. A user who has as many sessions as the installation
+	// allows loses the one that was not used for the longest time.
 	CreateSession(ctx context.Context, in *CreateSessionRequest, opts ...grpc.CallOption) (*CreateSessionResponse, error)
 	// GetSession returns a session.
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*GetSessionResponse, error)
@@ -113,7 +114,8 @@ func (c *sessionServiceClient) DeleteSession(ctx context.Context, in *DeleteSess
 // let users log in themselves.
 type SessionServiceServer interface {
 	// CreateSession starts a session of a user whose login the caller vouches for, or
-	// whose password it hands over.
+	// whose password it hands over. A user who has as many sessions as the installation
+	// allows loses the one that was not used for the longest time.
 	CreateSession(context.Context, *CreateSessionRequest) (*CreateSessionResponse, error)
 	// GetSession returns a session.
 	GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error)

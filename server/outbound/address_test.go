@@ -1,4 +1,4 @@
-package jose
+package outbound
 
 import (
 	"net/netip"

@@ -1,10 +1,8 @@
-package jwt
+package jose
 
 import (
 	"errors"
 	"strings"
-
-	"github.com/postern-auth/postern/server/jose"
 )
 
 // ClaimPath says where in a token a claim is:
@@ -71,16 +69,19 @@ func (p *ClaimPath) UnmarshalText(text []byte) error {
 	return err
 }
 
-// find returns the value at the path; absent if it leads nowhere.
-func (p ClaimPath) find(claims jose.Value) jose.Value {
+// Find returns the value at the path; absent if it leads nowhere.
+func (p ClaimPath) Find(claims Value) Value {
 	if p.IsZero() {
-		return jose.Value{}
+		return Value{}
 	}
 	for _, step := range p.steps {
 		claims = claims.Get(step)
 	}
 	return claims
 }
+
+// isSubject reports whether it is the path to sub.
+func (p ClaimPath) isSubject() bool { return len(p.steps) == 1 && p.steps[0] == "sub" }
 
 // or returns the path, or another one if it is zero.
 func (p ClaimPath) or(other ClaimPath) ClaimPath {

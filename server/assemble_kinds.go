@@ -1,0 +1,320 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/authn/appsession"
+	"github.com/postern-auth/postern/server/authn/basic"
+	"github.com/postern-auth/postern/server/authn/dpop"
+	"github.com/postern-auth/postern/server/authn/introspect"
+	"github.com/postern-auth/postern/server/authn/mtls"
+	"github.com/postern-auth/postern/server/authn/vault"
+	"github.com/postern-auth/postern/server/authn/workload"
+	"github.com/postern-auth/postern/server/check"
+	"github.com/postern-auth/postern/server/jose"
+	"github.com/postern-auth/postern/server/registry"
+)
+
+// assembleKinds makes the kinds that stand for themselves, in the order of the
+// sections. A new one is a package and an entry here.
+func (p *parts) assembleKinds(cfg *Config, prev kinds, env surroundings) error {
+	for _, add := range []func(*Config, kinds, surroundings) error{
+		p.addIntrospection, p.addMTLS, p.addDPoP, p.addBasic, p.addWorkloads, p.addVault, p.addAppSessions,
+	} {
+		if err := add(cfg, prev, env); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cached is a kind that asks somebody: what it has proven is remembered.
+func cached(env surroundings, cfg authn.CacheConfig, l authn.Link) *kind {
+	cfg.Now = env.now
+	c := authn.NewCached(l.Authenticator, cfg)
+	l.Authenticator = c
+	return &kind{links: []authn.Link{l}, cache: c}
+}
+
+func (p *parts) addIntrospection(cfg *Config, prev kinds, env surroundings) error {
+	for i := range cfg.Introspection {
+		c := cfg.Introspection[i]
+		_, err := p.kinds.add(prev, fmt.Sprintf("introspection[%d]", i), c, func() (*kind, error) {
+			a, err := introspect.New(c, introspect.Deps{Now: env.now})
+			if err != nil {
+				return nil, err
+			}
+			k := cached(env, c.CacheConfig(), authn.Link{Method: c.Method, Authenticator: a, Shapes: c.Shapes()})
+			k.close = a.Close
+			k.condition = func() (string, error) {
+				s := a.Status()
+				if s.Usable {
+					s.Err = nil // one question that failed is no sign of trouble
+				}
+				return "asks " + s.Endpoint, s.Err
+			}
+			return k, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *parts) addMTLS(cfg *Config, prev kinds, env surroundings) error {
+	if cfg.MTLS == nil {
+		return nil
+	}
+	k, err := p.kinds.add(prev, "mtls", *cfg.MTLS, func() (*kind, error) {
+		a, err := mtls.New(*cfg.MTLS, mtls.Deps{Now: env.now})
+		if err != nil {
+			return nil, err
+		}
+		return &kind{
+			own: peers{a}, files: cfg.MTLS.Files(), reload: a.Reload,
+			condition: func() (string, error) { return "", a.Status().Err },
+		}, nil
+	})
+	if err == nil {
+		p.peers = k.own.(check.Peers)
+	}
+	return err
+}
+
+// peers is mtls.Authenticator in the words of the Checker.
+type peers struct{ *mtls.Authenticator }
+
+// Peer implements check.Peers.
+func (p peers) Peer(a *policy.Attributes, t check.Trust) (*authn.Proof, error) {
+	return p.Authenticator.Peer(a, mtls.Trust{Forwarded: t.XFCC, ClientCert: t.ClientCert, Source: t.SourcePrincipal, Own: t.OwnCertificate})
+}
+
+func (p *parts) addDPoP(cfg *Config, prev kinds, env surroundings) error {
+	if cfg.DPoP == nil {
+		return nil
+	}
+	var before *dpop.Verifier
+	for _, old := range prev {
+		if v, ok := old.own.(possessions); ok {
+			before = v.Verifier
+		}
+	}
+	k, err := p.kinds.add(prev, "dpop", *cfg.DPoP, func() (*kind, error) {
+		v, err := dpop.New(*cfg.DPoP, dpop.Deps{Now: env.now, Previous: before})
+		return &kind{own: possessions{v}}, err
+	})
+	if err == nil {
+		p.possessions = k.own.(check.Possessions)
+	}
+	return err
+}
+
+// possessions is dpop.Verifier in the words of the Checker.
+type possessions struct{ *dpop.Verifier }
+
+// Verify implements check.Possessions.
+func (p possessions) Verify(q *check.Possession) error {
+	return p.Verifier.Verify((*dpop.Possession)(q))
+}
+
+func (p *parts) addBasic(cfg *Config, prev kinds, env surroundings) error {
+	if cfg.Basic == nil {
+		return nil
+	}
+	_, err := p.kinds.add(prev, "basic", *cfg.Basic, func() (*kind, error) {
+		deps := basic.Deps{Now: env.now}
+		if env.plane != nil {
+			deps.People, deps.Verify = env.plane.mirror.People(), env.plane.verifyPassword
+		}
+		a, err := basic.New(*cfg.Basic, deps)
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range cfg.Basic.Warnings() {
+			env.log.Warn("basic", "warning", w)
+		}
+		k := &kind{links: []authn.Link{{Method: policy.MethodBasic, Authenticator: a}}}
+		if file := cfg.Basic.HtpasswdFile.String(); file != "" {
+			k.files, k.reload = []string{file}, a.Reload
+		}
+		return k, nil
+	})
+	return err
+}
+
+// verifyPassword reports whether a password is that of a user of the store.
+func (p *plane) verifyPassword(ctx context.Context, t basic.Try) (bool, error) {
+	_, err := p.registry.VerifyPassword(ctx, registry.Call{Client: t.Client}, t.Tenant, t.Name, t.Password)
+	if no := (*registry.Error)(nil); errors.As(err, &no) && no.Reason == registry.LoginFailed {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (p *parts) addWorkloads(cfg *Config, prev kinds, env surroundings) error {
+	if cfg.Workloads == nil {
+		return nil
+	}
+	var before workloads
+	for _, old := range prev {
+		if w, ok := old.own.(workloads); ok {
+			before = w
+		}
+	}
+	var issuers []string // whose tokens are not taken twice
+	for i := range cfg.Issuers {
+		issuers = append(issuers, cfg.Issuers[i].URL)
+	}
+	made := []any{*cfg.Workloads, cfg.Cache, issuers}
+	_, err := p.kinds.add(prev, "workloads", made, func() (*kind, error) {
+		keys, sources, err := workloadKeys(cfg.Workloads, before.sources, env)
+		if err != nil {
+			return nil, err
+		}
+		a, err := workload.New(*cfg.Workloads, workload.Deps{
+			Keys: keys, Previous: before.Authenticator, Now: env.now,
+			AlsoOwned: func(issuer, _ string) bool { return slices.Contains(issuers, issuer) },
+			Cache:     proofCache(cfg, env),
+		})
+		if err != nil {
+			return nil, errors.Join(err, sources.Close())
+		}
+		return &kind{
+			own: workloads{a, sources}, links: a.Links(), files: sources.files(), reload: sources.reload, close: sources.Close,
+			condition: func() (string, error) { return "", sources.err() },
+		}, nil
+	})
+	return err
+}
+
+// workloads are what the next of their kind takes over.
+type workloads struct {
+	*workload.Authenticator
+	sources keySources
+}
+
+// workloadKeys starts to keep the keys of trust domains and clients.
+func workloadKeys(cfg *workload.Config, before keySources, env surroundings) (map[string]jose.Keys, keySources, error) {
+	keys, sources := map[string]jose.Keys{}, keySources{}
+	for name, from := range cfg.Sources() {
+		s, err := jose.NewSource(from, jose.WithClock(env.now), jose.Inherit(before[name].Source), jose.OnFetch(logFetch(env.log)))
+		if err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("%s: %w", name, err), sources.Close())
+		}
+		keys[name], sources[name] = s, keySource{s, from.File}
+	}
+	return keys, sources, nil
+}
+
+// keySource is a source of keys, and the file that it reads; "" for none.
+type keySource struct {
+	*jose.Source
+	file string
+}
+
+// keySources are the keys of several, by name.
+type keySources map[string]keySource
+
+// Close ends all of them.
+func (k keySources) Close() error {
+	var errs []error
+	for _, s := range k {
+		errs = append(errs, s.Source.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (k keySources) files() []string {
+	var all []string
+	for _, s := range k {
+		if s.file != "" {
+			all = append(all, s.file)
+		}
+	}
+	return all
+}
+
+func (k keySources) reload(ctx context.Context) error {
+	var errs []error
+	for _, s := range k {
+		if s.file != "" {
+			errs = append(errs, s.Reload(ctx))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// err is what was wrong with the last fetches.
+func (k keySources) err() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(k)) {
+		if err := k[name].Status().Err; err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *parts) addVault(cfg *Config, prev kinds, env surroundings) error {
+	for i := range cfg.Vault {
+		c := cfg.Vault[i]
+		name := "vault " + c.Name
+		var before *vault.Authenticator
+		for _, old := range prev {
+			if v, ok := old.own.(*vault.Authenticator); ok && old.name == name {
+				before = v
+			}
+		}
+		_, err := p.kinds.add(prev, name, c, func() (*kind, error) {
+			a, err := vault.New(c, vault.Deps{Now: env.now, Inherit: before})
+			if err != nil {
+				return nil, err
+			}
+			k := cached(env, c.Cache(), authn.Link{Method: c.Method, Authenticator: a, Shapes: authn.ShapeVault})
+			k.own, k.close = a, a.Close
+			k.condition = func() (string, error) { return "", a.Status().Err }
+			return k, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *parts) addAppSessions(cfg *Config, prev kinds, env surroundings) error {
+	for i := range cfg.AppSessions {
+		c := cfg.AppSessions[i]
+		_, err := p.kinds.add(prev, "app_sessions "+c.Name, c, func() (*kind, error) {
+			a, err := appsession.New(c, appsession.Deps{Now: env.now})
+			if err != nil {
+				return nil, err
+			}
+			for _, w := range c.Warnings() {
+				env.log.Warn("app_sessions", "name", c.Name, "warning", w)
+			}
+			k := cached(env, c.CacheConfig(), authn.Link{Method: c.Method, Authenticator: a})
+			k.close, k.condition = a.Close, func() (string, error) { return "", a.Status().Err }
+			return k, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// methodZones are the zones outside of which a method is not used.
+func methodZones(cfg *Config) map[policy.Method][]string {
+	if cfg.Basic == nil || cfg.Basic.InsecureAnywhere {
+		return nil
+	}
+	return map[policy.Method][]string{policy.MethodBasic: slices.Clone(cfg.Basic.Zones)}
+}

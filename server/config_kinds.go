@@ -1,0 +1,154 @@
+package server
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn/appsession"
+	"github.com/postern-auth/postern/server/authn/basic"
+	"github.com/postern-auth/postern/server/authn/dpop"
+	"github.com/postern-auth/postern/server/authn/introspect"
+	"github.com/postern-auth/postern/server/authn/mtls"
+	"github.com/postern-auth/postern/server/authn/vault"
+	"github.com/postern-auth/postern/server/authn/workload"
+)
+
+// Kinds are the kinds of credentials besides API keys, sessions and the JWTs of
+// issuers.
+type Kinds struct {
+	// Introspection are issuers whose opaque tokens they are asked about (RFC 7662).
+	Introspection []introspect.Config `yaml:"introspection"`
+	// MTLS says whose client certificates are believed.
+	MTLS *mtls.Config `yaml:"mtls"`
+	// DPoP accepts tokens that are bound to a key, with proofs that the client holds it
+	// (RFC 9449). Without it such tokens are refused.
+	DPoP *dpop.Config `yaml:"dpop"`
+	// Basic accepts user names and passwords with each request (RFC 7617).
+	Basic *basic.Config `yaml:"basic"`
+	// Workloads accepts JWTs that workloads sign themselves, and SPIFFE JWT-SVIDs.
+	Workloads *workload.Config `yaml:"workloads"`
+	// Vault are Vaults or OpenBaos whose tokens are accepted.
+	Vault []vault.Config `yaml:"vault"`
+	// AppSessions are applications that keep their sessions in Redis or Valkey.
+	AppSessions []appsession.Config `yaml:"app_sessions"`
+}
+
+// methods are those that the kinds provide, each once.
+func (k *Kinds) methods() []policy.Method {
+	var all []policy.Method
+	add := func(m policy.Method) {
+		if !slices.Contains(all, m) {
+			all = append(all, m)
+		}
+	}
+	if k.MTLS != nil {
+		add(policy.MethodMTLS)
+	}
+	if k.Basic != nil {
+		add(policy.MethodBasic)
+	}
+	if k.Workloads != nil {
+		for _, m := range workloadMethods(k.Workloads) {
+			add(m)
+		}
+	}
+	for i := range k.Vault {
+		add(k.Vault[i].Method)
+	}
+	for i := range k.AppSessions {
+		add(k.AppSessions[i].Method)
+	}
+	return all
+}
+
+// workloadMethods are the methods of which there is somebody.
+func workloadMethods(c *workload.Config) []policy.Method {
+	var all []policy.Method
+	if len(c.TrustDomains) > 0 {
+		all = append(all, policy.MethodSVID)
+	}
+	if len(c.Clients) > 0 {
+		all = append(all, policy.MethodWorkload)
+	}
+	return all
+}
+
+// checkKinds holds the kinds against each other and against the rest.
+func (c *Config) checkKinds(report report) {
+	if c.Basic != nil {
+		c.checkZoneNames(report, "basic.zones", c.Basic.Zones)
+	}
+	if a, b, found := vault.Overlap(c.Vault); found {
+		report(fmt.Sprintf("vault[%d]", b), fmt.Sprintf("takes tokens that vault[%d] takes too", a), "tell them apart by prefixes or namespace_ids: each token is shown to one Vault only")
+	}
+	for i := range c.Introspection {
+		for j := range i {
+			if c.Introspection[i].Overlaps(&c.Introspection[j]) {
+				report(fmt.Sprintf("introspection[%d]", i), fmt.Sprintf("takes tokens that introspection[%d] takes too", j), "tell them apart by prefixes: each token is shown to one issuer only")
+			}
+		}
+		for j := range c.Issuers {
+			if c.Introspection[i].AcceptJWTs && c.Introspection[i].Issuer == c.Issuers[j].URL {
+				report(fmt.Sprintf("introspection[%d].accept_jwts", i), fmt.Sprintf("issuers[%d] verifies the same JWTs", j), "keep one of them")
+			}
+		}
+	}
+	if c.Workloads != nil {
+		for i := range c.Workloads.Clients {
+			if id := c.Workloads.Clients[i].ID; slices.ContainsFunc(c.Issuers, func(s Issuer) bool { return s.URL == id }) {
+				report(fmt.Sprintf("workloads.clients[%d].id", i), fmt.Sprintf("%s is an issuer too", id), "nobody could say whose tokens these are: give one of them another name")
+			}
+		}
+	}
+	c.checkAppSessions(report)
+	c.checkUsed(report)
+}
+
+// checkAppSessions refuses applications that share a method: each cookie would be
+// looked for in all of them.
+func (c *Config) checkAppSessions(report report) {
+	for i := range c.AppSessions {
+		for j := range i {
+			if c.AppSessions[i].Method == c.AppSessions[j].Method {
+				report(fmt.Sprintf("app_sessions[%d].method", i), fmt.Sprintf("app_sessions[%d] has the method %s too", j, c.AppSessions[i].Method), "give it a method of its own")
+			}
+		}
+	}
+}
+
+// checkUsed refuses kinds whose credentials no rule looks for.
+func (c *Config) checkUsed(report report) {
+	used := func(m policy.Method) bool {
+		return slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return slices.Contains(r.Use, m) })
+	}
+	need := func(path string, m policy.Method, from string) {
+		if !used(m) {
+			report(path, fmt.Sprintf("no rule in credentials uses %s, so none of its credentials gets in", m), fmt.Sprintf("add {from: %s, use: %s}", from, m))
+		}
+	}
+	for i := range c.Introspection {
+		need(fmt.Sprintf("introspection[%d]", i), c.Introspection[i].Method, "header:authorization/bearer")
+	}
+	if c.Basic != nil {
+		need("basic", policy.MethodBasic, "header:authorization/basic")
+	}
+	if c.Workloads != nil {
+		for _, m := range workloadMethods(c.Workloads) {
+			need("workloads", m, "header:authorization/bearer")
+		}
+	}
+	for i := range c.Vault {
+		need(fmt.Sprintf("vault[%d]", i), c.Vault[i].Method, "header:x-vault-token")
+	}
+	for i := range c.AppSessions {
+		need(fmt.Sprintf("app_sessions[%d]", i), c.AppSessions[i].Method, "cookie:NAME")
+	}
+	dpop := slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return r.From.Scheme() == "dpop" })
+	switch {
+	case c.DPoP != nil && !dpop:
+		report("dpop", "no rule in credentials reads the scheme DPoP", "add {from: header:authorization/dpop, use: jwt}")
+	case c.DPoP == nil && dpop:
+		report("credentials", "nothing verifies the proofs of the scheme DPoP", "add an empty section: dpop: {}")
+	}
+}
