@@ -20,7 +20,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -115,13 +114,4 @@ func show(r *Report) {
 			fmt.Fprintf(w, "%s\t%.0f\t%.1f\t\n", x.Name, x.FirstAnswerMS, x.RSSMiB)
 		}
 	}
-}
-
-// median returns the middle of the values, which it sorts.
-func median(v []float64) float64 {
-	slices.Sort(v)
-	if len(v) == 0 {
-		return 0
-	}
-	return v[len(v)/2]
 }

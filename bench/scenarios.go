@@ -1,35 +1,21 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/proto"
-)
 
-// Figures are what one server did in one scenario: medians over the turns.
-type Figures struct {
-	CPU      float64 // microseconds of server CPU a request
-	Allocs   float64 // heap objects a request
-	Rate     float64 // requests a second
-	P50, P99 float64 // microseconds
-}
+	"github.com/postern-auth/postern/bench/rig"
+)
 
 // ScenarioResult compares the two servers.
 type ScenarioResult struct {
 	Name                      string
-	Postern, Stock            Figures
+	Postern, Stock            rig.Figures
 	Ratio, RatioMin, RatioMax float64 // of CPU, turn by turn
 }
 
@@ -42,34 +28,17 @@ type scenario struct {
 	once     bool // each request may be sent only once: the turn ends with them
 }
 
-// frame is a codec that sends bytes as they are, so that the client's own work
-// stays small and the same for both servers.
-type frame struct{}
-
-func (frame) Name() string { return "proto" }
-
-func (frame) Marshal(v any) (mem.BufferSlice, error) {
-	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil
-}
-
-func (frame) Unmarshal(data mem.BufferSlice, v any) error {
-	*v.(*[]byte) = data.Materialize()
-	return nil
-}
-
-const checkMethod = "/envoy.service.auth.v3.Authorization/Check"
-
 func (l *lab) scenarios(ctx context.Context, s settings) ([]ScenarioResult, error) {
 	stock, err := l.startStock(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer stock.stop()
+	defer stock.Stop()
 	postern, err := l.startPostern(ctx, l.fixture)
 	if err != nil {
 		return nil, err
 	}
-	defer postern.stop()
+	defer postern.Stop()
 	var results []ScenarioResult
 	for _, sc := range l.fixture.scenarios() {
 		if !strings.Contains(sc.name, s.only) {
@@ -78,7 +47,7 @@ func (l *lab) scenarios(ctx context.Context, s settings) ([]ScenarioResult, erro
 		log.Printf("%s …", sc.name)
 		r, err := compare(ctx, s, sc, postern, stock)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w\n%s", sc.name, err, postern.log.String())
+			return nil, fmt.Errorf("%s: %w\n%s", sc.name, err, postern.Said())
 		}
 		results = append(results, r)
 	}
@@ -86,13 +55,13 @@ func (l *lab) scenarios(ctx context.Context, s settings) ([]ScenarioResult, erro
 }
 
 // compare lets the servers take turns.
-func compare(ctx context.Context, s settings, sc scenario, postern, stock *process) (ScenarioResult, error) {
+func compare(ctx context.Context, s settings, sc scenario, postern, stock *rig.Process) (ScenarioResult, error) {
 	all := sc.requests()
 	// With once, the last request is for this and never sent in a turn.
 	if err := verify(ctx, all[len(all)-1], sc.allowed, postern); err != nil {
 		return ScenarioResult{}, err
 	}
-	var ours, theirs []Figures
+	var ours, theirs []rig.Figures
 	var ratios []float64
 	share := (len(all) - 1) / s.rounds
 	for round := range s.rounds {
@@ -111,119 +80,35 @@ func compare(ctx context.Context, s settings, sc scenario, postern, stock *proce
 		ours, theirs, ratios = append(ours, a), append(theirs, b), append(ratios, a.CPU/b.CPU)
 	}
 	return ScenarioResult{
-		Name: sc.name, Postern: medians(ours), Stock: medians(theirs),
-		Ratio: median(ratios), RatioMin: slices.Min(ratios), RatioMax: slices.Max(ratios),
+		Name: sc.name, Postern: rig.Medians(ours), Stock: rig.Medians(theirs),
+		Ratio: rig.Median(ratios), RatioMin: slices.Min(ratios), RatioMax: slices.Max(ratios),
 	}, nil
 }
 
-// verify asks once and looks at the answer.
-func verify(ctx context.Context, request []byte, want bool, p *process) error {
-	conn, err := p.dial()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	var out []byte
-	if err := conn.Invoke(ctx, checkMethod, request, &out, grpc.ForceCodecV2(frame{})); err != nil {
-		return err
-	}
-	var res authv3.CheckResponse
-	if err := proto.Unmarshal(out, &res); err != nil {
-		return err
-	}
-	if allowed := res.GetOkResponse() != nil && res.GetStatus().GetCode() == 0; allowed != want {
-		return fmt.Errorf("the server answers %v", &res)
-	}
-	return nil
-}
-
-// turn drives one server with a closed loop of callers.
-func turn(ctx context.Context, s settings, p *process, requests [][]byte, once bool) (Figures, error) {
+// turn drives one server, over connections of this turn.
+func turn(ctx context.Context, s settings, p *rig.Process, requests [][]byte, once bool) (rig.Figures, error) {
 	conns := make([]*grpc.ClientConn, s.connections)
 	for i := range conns {
-		c, err := p.dial()
+		c, err := p.Dial()
 		if err != nil {
-			return Figures{}, err
+			return rig.Figures{}, err
 		}
 		defer c.Close()
 		conns[i] = c
 	}
-	before, err := p.usage()
-	if err != nil {
-		return Figures{}, err
+	load := rig.Load{Callers: s.concurrency, For: s.turn}
+	if once {
+		load.Count = len(requests)
 	}
-	begin := time.Now()
-	latencies, err := drive(ctx, s, conns, requests, once)
-	took := time.Since(begin)
-	if err != nil {
-		return Figures{}, err
-	}
-	after, err := p.usage()
-	if err != nil {
-		return Figures{}, err
-	}
-	slices.Sort(latencies)
-	n := float64(len(latencies))
-	return Figures{
-		CPU: float64(after.cpu-before.cpu) / 1e3 / n, Allocs: (after.mallocs - before.mallocs) / n, Rate: n / took.Seconds(),
-		P50: latencies[len(latencies)/2], P99: latencies[len(latencies)*99/100],
-	}, nil
+	return rig.Turn(ctx, load, p, conns, requests)
 }
 
-// drive asks for the length of a turn, or until the requests that may be sent once
-// are used up, and returns the latencies in microseconds.
-func drive(ctx context.Context, s settings, conns []*grpc.ClientConn, requests [][]byte, once bool) ([]float64, error) {
-	until := time.Now().Add(s.turn)
-	var next atomic.Int64
-	latencies := make([][]float64, s.concurrency)
-	errs := make([]error, s.concurrency)
-	var group sync.WaitGroup
-	for i := range s.concurrency {
-		group.Go(func() {
-			var out []byte
-			for time.Now().Before(until) && ctx.Err() == nil {
-				n := int(next.Add(1) - 1)
-				if once && n >= len(requests) {
-					return
-				}
-				sent := time.Now()
-				if err := call(ctx, conns[i%len(conns)], requests[n%len(requests)], &out); err != nil {
-					errs[i] = err
-					return
-				}
-				latencies[i] = append(latencies[i], float64(time.Since(sent))/1e3)
-			}
-		})
+// verify asks once and looks at the answer.
+func verify(ctx context.Context, request []byte, want bool, p *rig.Process) error {
+	conn, err := p.Dial()
+	if err != nil {
+		return err
 	}
-	group.Wait()
-	all := slices.Concat(latencies...)
-	err := cmp.Or(errs...)
-	if err == nil && len(all) == 0 {
-		err = cmp.Or(ctx.Err(), errors.New("nothing was asked"))
-	}
-	return all, err
-}
-
-// call asks once, with a deadline as every gateway sets one.
-func call(ctx context.Context, conn *grpc.ClientConn, request []byte, out *[]byte) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	return conn.Invoke(ctx, checkMethod, request, out, grpc.ForceCodecV2(frame{}))
-}
-
-func medians(f []Figures) Figures {
-	pick := func(get func(Figures) float64) float64 {
-		var v []float64
-		for _, x := range f {
-			v = append(v, get(x))
-		}
-		return median(v)
-	}
-	return Figures{
-		CPU:    pick(func(f Figures) float64 { return f.CPU }),
-		Allocs: pick(func(f Figures) float64 { return f.Allocs }),
-		Rate:   pick(func(f Figures) float64 { return f.Rate }),
-		P50:    pick(func(f Figures) float64 { return f.P50 }),
-		P99:    pick(func(f Figures) float64 { return f.P99 }),
-	}
+	defer conn.Close()
+	return rig.Verify(ctx, conn, request, want)
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+
+	"github.com/postern-auth/postern/bench/rig"
 )
 
 // StartupResult is what it takes to be there.
@@ -33,7 +35,7 @@ func (l *lab) startup(ctx context.Context) ([]StartupResult, error) {
 			}
 			times, sizes = append(times, ms), append(sizes, mib)
 		}
-		results = append(results, StartupResult{Name: name, FirstAnswerMS: median(times), RSSMiB: median(sizes)})
+		results = append(results, StartupResult{Name: name, FirstAnswerMS: rig.Median(times), RSSMiB: rig.Median(sizes)})
 	}
 	return results, nil
 }
@@ -43,22 +45,22 @@ func (l *lab) startOnce(ctx context.Context, f *fixture) (ms, mib float64, err e
 	if err != nil {
 		return 0, 0, err
 	}
-	defer p.stop()
-	conn, err := p.dial()
+	defer p.Stop()
+	conn, err := p.Dial()
 	if err != nil {
 		return 0, 0, err
 	}
 	defer conn.Close()
-	question := request("x-api-key", f.key)
+	question := rig.Request(map[string]string{"x-api-key": f.key})
 	var out []byte
-	if err := conn.Invoke(ctx, checkMethod, question, &out, grpc.ForceCodecV2(frame{}), grpc.WaitForReady(true)); err != nil {
-		return 0, 0, fmt.Errorf("%w\n%s", err, p.log.String())
+	if err := rig.Call(ctx, conn, question, &out, grpc.WaitForReady(true)); err != nil {
+		return 0, 0, fmt.Errorf("%w\n%s", err, p.Said())
 	}
-	took := time.Since(p.started)
-	if err := verify(ctx, question, true, p); err != nil {
+	took := time.Since(p.Started)
+	if err := rig.Verify(ctx, conn, question, true); err != nil {
 		return 0, 0, err
 	}
 	time.Sleep(2 * time.Second) // idle: let the runtime give back what starting needed
-	mib, err = p.rss()
+	mib, err = rig.Memory(p.PID(), "VmRSS")
 	return float64(took) / 1e6, mib, err
 }

@@ -3,7 +3,6 @@ package server
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/policy"
-	"github.com/postern-auth/postern/policy/rego"
 	"github.com/postern-auth/postern/server/audit"
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/authn/apikey"
@@ -144,6 +142,9 @@ func requestReader(cfg *Config) (*canonical.Reader, error) {
 		requests.IdentityHeaders = canonical.DefaultIdentityHeaders() // before others join them
 	}
 	requests.IdentityHeaders = slices.Concat(requests.IdentityHeaders, identityNames(cfg.Upstream.Headers))
+	if t := cfg.Upstream.IdentityToken; t != nil && !t.shared() {
+		requests.IdentityHeaders = append(requests.IdentityHeaders, t.Header)
+	}
 	reader, err := canonical.New(requests)
 	if err != nil {
 		return nil, fmt.Errorf("request: %w", err)
@@ -255,6 +256,9 @@ func (p *parts) closeUnlessIn(other *parts) {
 		p.kinds.closeUnlessIn(nil)
 	} else {
 		p.kinds.closeUnlessIn(other.kinds)
+	}
+	if p.policy != nil && (other == nil || other.policy != p.policy) {
+		p.policy.close()
 	}
 	for issuer, s := range p.sources {
 		if other == nil || other.sources[issuer] != s {
@@ -433,67 +437,4 @@ func attributeOf(a Attribute) func(*policy.Principal) string {
 		return list(func(p *policy.Principal) []string { return p.Permissions })
 	}
 	return func(*policy.Principal) string { return "" }
-}
-
-// policySource is the policy of one configuration: the engine, and what became
-// of the last attempt to load it.
-type policySource struct {
-	rego.Engine
-	cfg  rego.Config
-	env  surroundings
-	last lastLoad
-}
-
-// assemblePolicy keeps the engine if its configuration did not change; whether
-// the files did is for reload to find out.
-func assemblePolicy(ctx context.Context, cfg *Config, prev *parts, env surroundings) (*policySource, error) {
-	own := cfg.Policy
-	own.CredentialHeaders = append(slices.Clone(own.CredentialHeaders), credentialHeaders(cfg.Credentials)...)
-	if prev.policy != nil && reflect.DeepEqual(own, prev.policy.cfg) {
-		return prev.policy, nil
-	}
-	s := &policySource{cfg: own, env: env}
-	if own.Path == "" {
-		return s, nil
-	}
-	_, err := s.reload(ctx)
-	if err != nil && (prev.policy == nil || prev.policy.Snapshot() == nil) && errors.Is(err, rego.ErrNoPolicy) {
-		return s, nil // start without one: not ready, and everything is denied, until there is one
-	}
-	return s, err
-}
-
-// Revision is the revision in force, or "".
-func (s *policySource) Revision() string {
-	if p := s.Snapshot(); p != nil {
-		return p.Revision
-	}
-	return ""
-}
-
-// reload loads the directory and puts it in force if it changed and compiles. On
-// an error the policy in force stays.
-func (s *policySource) reload(ctx context.Context) (changed bool, err error) {
-	defer func() { s.last.note(err, s.env.now()) }()
-	if s.cfg.Path == "" {
-		return false, nil
-	}
-	bundle, err := rego.Load(s.cfg.Path, s.cfg)
-	if err != nil {
-		return false, err
-	}
-	if bundle.Revision == s.Revision() {
-		return false, nil
-	}
-	next, err := rego.Compile(ctx, bundle, s.cfg, rego.WithClock(s.env.now), rego.WithAlarm(func(m rego.Mismatch) {
-		s.env.log.Error("a cached decision was wrong; the decision cache is off until the next policy", "revision", m.Revision)
-	}))
-	if err != nil {
-		return false, err
-	}
-	for _, w := range next.Warnings {
-		s.env.log.Warn("policy", "warning", w.String())
-	}
-	s.Activate(next)
-	return true, nil
 }

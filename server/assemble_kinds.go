@@ -226,7 +226,7 @@ type keySources map[string]keySource
 func (k keySources) Close() error {
 	var errs []error
 	for _, s := range k {
-		errs = append(errs, s.Source.Close())
+		errs = append(errs, s.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -45,8 +45,9 @@ type Config struct {
 	// Credentials says where credentials are looked for and what they may be.
 	// Places that are not listed are never looked at. A list here replaces the
 	// default: header:x-api-key and header:authorization/apikey as api_key or pat,
-	// header:authorization/bearer as api_key, pat or jwt.
-	Credentials []CredentialRule `yaml:"credentials"`
+	// header:authorization/bearer as api_key, pat or jwt. An empty list, [], is for
+	// policies that look at credentials themselves: Postern then knows of nobody.
+	Credentials []CredentialRule `yaml:"credentials,empty"`
 	// APIKeys are the server's own keys.
 	APIKeys apikey.Config `yaml:"api_keys"`
 	// Store says where keys, tokens, users and sessions are kept that are managed over
@@ -79,9 +80,9 @@ type Config struct {
 	Request canonical.Config `yaml:"request"`
 	// Upstream is what the service behind the gateway gets to see.
 	Upstream Upstream `yaml:"upstream"`
-	// Policy is the Rego policy that decides. Without a path everything is denied
-	// with no_policy, and the server is not ready.
-	Policy rego.Config `yaml:"policy"`
+	// Policy is the Rego policy that decides. Without a path and bundles everything is
+	// denied with no_policy, and the server is not ready.
+	Policy Policy `yaml:"policy"`
 	// Cache bounds the memory of proven credentials.
 	Cache Cache `yaml:"cache"`
 	// Decisions says what is kept and logged of decisions.
@@ -191,12 +192,12 @@ func defaultRequest() canonical.Config {
 	}
 }
 
-func defaultPolicy() rego.Config {
+func defaultPolicy() Policy {
 	one := 1
 	c := rego.Config{Entrypoint: rego.DefaultEntrypoint, RegoVersion: &one, Timeout: 50 * time.Millisecond, MaxValue: 64 << 10}
 	c.Cache = rego.CacheConfig{Size: 1 << 16, MaxBytes: 64 << 20, MaxTTL: 10 * time.Second}
 	c.Limits = rego.Limits{Files: 4096, Bytes: 64 << 20, Depth: 32}
-	return c
+	return Policy{Config: c}
 }
 
 // maxConfigSize is far more than a file that people write.

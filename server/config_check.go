@@ -120,6 +120,14 @@ func (c *Config) checkCallers(report report) {
 			report(fmt.Sprintf("callers[%d]", i), "nothing says how the caller is recognized", "add spiffe, dns, cidrs or token")
 		}
 		checkNoRepeats(report, at("trust"), caller.Trust)
+		if own := slices.Index(caller.Trust, TrustOwnCertificate); own >= 0 {
+			for _, forwards := range []Trust{TrustSourcePrincipal, TrustXFCC, TrustClientCert} {
+				if slices.Contains(caller.Trust, forwards) {
+					report(fmt.Sprintf("%s[%d]", at("trust"), own), fmt.Sprintf("the caller asks for itself, and by %s for others: a client that shows no certificate would be taken for the caller", forwards),
+						"make two callers of it, each with a certificate or token of its own")
+				}
+			}
+		}
 	}
 }
 
@@ -133,7 +141,7 @@ func (c *Config) provided() []policy.Method {
 		all = append(all, policy.MethodSession)
 	}
 	all = append(all, c.tokenMethods()...)
-	return append(all, c.Kinds.methods()...)
+	return append(all, c.methods()...)
 }
 
 // tokenMethods are the names under which routes know the tokens of issuers, each once.
@@ -276,7 +284,7 @@ func (c *Config) checkUpstream(report report) {
 		switch _, set := c.Upstream.Headers[t.Header]; {
 		case c.Signing.IsZero():
 			report("upstream.identity_token", "there are no keys to sign with", "add signing.issuer and signing.keys")
-		case !isToken(t.Header) || t.Header != strings.ToLower(t.Header) || slices.Contains(unreadable, t.Header):
+		case !isToken(t.Header) || t.Header != strings.ToLower(t.Header) || slices.Contains(unreadable, t.Header) || !t.reservable():
 			report("upstream.identity_token.header", fmt.Sprintf("%q cannot hold a token", t.Header), "write authorization, or a name of your own in lower case")
 		case set:
 			report("upstream.identity_token.header", fmt.Sprintf("upstream.headers sets %s too", t.Header), "choose another field for one of them")
@@ -341,6 +349,7 @@ func (c *Config) checkPolicy(report report) {
 		report("policy.allow_builtins", "the functions may reach no host", "list the hosts in allow_hosts")
 	}
 	checkNoRepeats(report, "policy.allow_builtins", p.AllowBuiltins)
+	p.checkBundles(report)
 }
 
 // checkRanges refuses numbers that turn a limit off or make it useless.

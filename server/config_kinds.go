@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/postern-auth/postern/server/authn/mtls"
 	"github.com/postern-auth/postern/server/authn/vault"
 	"github.com/postern-auth/postern/server/authn/workload"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // Kinds are the kinds of credentials besides API keys, sessions and the JWTs of
@@ -102,7 +104,80 @@ func (c *Config) checkKinds(report report) {
 		}
 	}
 	c.checkAppSessions(report)
+	c.checkVouching(report)
+	c.checkMethodNames(report)
 	c.checkUsed(report)
+}
+
+// ownMethods are the methods that mean one way of proving somebody, wherever routes,
+// zones and policies ask for them. Nothing else may go by their names.
+var ownMethods = []policy.Method{
+	policy.MethodAPIKey, policy.MethodPAT, policy.MethodSession, policy.MethodMTLS, policy.MethodBasic,
+	policy.MethodSVID, policy.MethodWorkload, policy.MethodAnonymous,
+}
+
+func (c *Config) checkMethodNames(report report) {
+	check := func(path string, m policy.Method) {
+		if slices.Contains(ownMethods, m) {
+			report(path+".method", fmt.Sprintf("%s is another way of proving somebody: a route that asks for it would take these too", m), "choose another name")
+		}
+	}
+	for i := range c.Issuers {
+		check(fmt.Sprintf("issuers[%d]", i), c.Issuers[i].method())
+	}
+	for i := range c.Introspection {
+		check(fmt.Sprintf("introspection[%d]", i), c.Introspection[i].Method)
+	}
+	for i := range c.Vault {
+		check(fmt.Sprintf("vault[%d]", i), c.Vault[i].Method)
+	}
+	for i := range c.AppSessions {
+		check(fmt.Sprintf("app_sessions[%d]", i), c.AppSessions[i].Method)
+	}
+}
+
+// checkVouching refuses names of issuers that would make two of them one: Postern's own,
+// under which stand its principals, its denylist and the admin API, the one of the htpasswd
+// file, and, for those whose word is not to count in the admin API, the ones whose does.
+func (c *Config) checkVouching(report report) {
+	vouch := func(path, name string, believable bool) {
+		switch {
+		case name == seal.Issuer, c.Signing.Issuer != "" && name == c.Signing.Issuer:
+			report(path, fmt.Sprintf("%s is Postern itself: whoever this vouches for would be taken for its own", name), "choose another name")
+		case name == basic.Issuer:
+			report(path, fmt.Sprintf("%s is who vouches for the users of basic.htpasswd_file", name), "choose another name")
+		case !believable && c.AdminAPI.believes(name):
+			report(path, fmt.Sprintf("%s is one of admin_api.issuers, which is not meant by this", name), "choose another name")
+		}
+	}
+	for i := range c.Issuers {
+		if c.Issuers[i].URL != c.Signing.Issuer { // or it was reported
+			vouch(fmt.Sprintf("issuers[%d].url", i), c.Issuers[i].URL, true)
+		}
+	}
+	for i := range c.Introspection {
+		vouch(fmt.Sprintf("introspection[%d].issuer", i), c.Introspection[i].Issuer, true)
+	}
+	if c.MTLS != nil {
+		for i := range c.MTLS.Bundles {
+			vouch(fmt.Sprintf("mtls.bundles[%d].name", i), c.MTLS.Bundles[i].Name, true)
+		}
+	}
+	if c.Workloads != nil {
+		for i := range c.Workloads.Clients {
+			vouch(fmt.Sprintf("workloads.clients[%d].id", i), c.Workloads.Clients[i].ID, false)
+		}
+	}
+	for i := range c.Vault {
+		vouch(fmt.Sprintf("vault[%d].address", i), c.Vault[i].Address, false)
+	}
+	for i := range c.AppSessions {
+		s, field := &c.AppSessions[i], "name"
+		if s.Issuer != "" {
+			field = "issuer"
+		}
+		vouch(fmt.Sprintf("app_sessions[%d].%s", i, field), cmp.Or(s.Issuer, s.Name), false)
+	}
 }
 
 // checkAppSessions refuses applications that share a method: each cookie would be

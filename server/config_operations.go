@@ -1,8 +1,12 @@
 package server
 
 import (
+	"fmt"
+	"regexp"
 	"time"
 
+	"github.com/postern-auth/postern/policy/bundle"
+	"github.com/postern-auth/postern/policy/rego"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -41,7 +45,113 @@ type Decisions struct {
 	Keep int `yaml:"keep"`
 	// Log says which decisions are logged: "deny", "all" or "none". Default: deny.
 	Log DecisionLog `yaml:"log"`
+	// Events are decisions with what the policy was asked, in the format of OPA's
+	// decision log. Default: none.
+	Events *DecisionEvents `yaml:"events"`
 }
+
+// DecisionEvents says which decisions become events, what is in them, and where they
+// go: at least one of stdout, file and service. Header fields that carry credentials,
+// and members whose names look like those of secrets, are never in them.
+type DecisionEvents struct {
+	// Which decisions: "all" or "deny". Default: all.
+	Which EventChoice `yaml:"which"`
+	// Query keeps the query of requests. Danger: clients put secrets there. Those under
+	// names such as token and password are left out all the same. Default: false.
+	Query bool `yaml:"query"`
+	// Body keeps what was read of bodies (parsed_body), with the same danger. Default:
+	// false.
+	Body bool `yaml:"body"`
+	// Labels are in each event, besides `id`, which names this start of the process, and
+	// `version`.
+	Labels map[string]string `yaml:"labels"`
+	// Mask is the rule that says what of an event to hide. Default: data.system.log.mask.
+	Mask string `yaml:"mask"`
+	// Drop is the rule that says which events to leave out. Default: data.system.log.drop.
+	Drop string `yaml:"drop"`
+	// Stdout writes events to standard output, one a line. Default: false.
+	Stdout bool `yaml:"stdout"`
+	// File writes events to a file, one a line.
+	File *EventFile `yaml:"file"`
+	// Service sends events to a service that takes OPA's decision logs.
+	Service *bundle.Upload `yaml:"service"`
+}
+
+// SetDefaults implements strictyaml.Defaulter.
+func (e *DecisionEvents) SetDefaults() {
+	e.Which, e.Mask, e.Drop = EventsAll, rego.DefaultMask, rego.DefaultDrop
+}
+
+// maxLabels and maxLabel bound what stands in each event.
+const (
+	maxLabels = 32
+	maxLabel  = 256
+)
+
+// Check implements strictyaml.Checker.
+func (e *DecisionEvents) Check(report func(path, message, suggestion string)) {
+	if !e.Stdout && e.File == nil && e.Service == nil {
+		report("", "nothing says where events go", "add stdout: true, file or service")
+	}
+	for _, rule := range []struct{ path, name string }{{"mask", e.Mask}, {"drop", e.Drop}} {
+		if !isRule.MatchString(rule.name) {
+			report(rule.path, fmt.Sprintf("%.80q is no rule", rule.name), "write it as data.system.log."+rule.path)
+		}
+	}
+	if len(e.Labels) > maxLabels {
+		report("labels", fmt.Sprintf("are %d, at most %d are accepted", len(e.Labels), maxLabels), "")
+	}
+	for name, value := range e.Labels {
+		if name == "" || len(name) > maxLabel || len(value) > maxLabel {
+			report("labels", fmt.Sprintf("%.80q and its value have 1 to %d characters", name, maxLabel), "")
+		}
+	}
+}
+
+var isRule = regexp.MustCompile(`^data(\.[A-Za-z_][A-Za-z0-9_]*)+$`)
+
+// EventFile is a file of events.
+type EventFile struct {
+	// Path of the file; made for its owner only. Each process needs one of its own.
+	Path strictyaml.Path `yaml:"path,required"`
+	// MaxSize puts the file aside before it gets larger, 64KiB to 64GiB. Default: 100MiB.
+	MaxSize strictyaml.Size `yaml:"max_size"`
+	// MaxAge puts the file aside once its first event is older, at least 1m; 0s for
+	// never. Default: 24h.
+	MaxAge time.Duration `yaml:"max_age"`
+	// Keep is how many files that were put aside stay, 1 to 10_000. Default: 7.
+	Keep int `yaml:"keep"`
+}
+
+// SetDefaults implements strictyaml.Defaulter.
+func (f *EventFile) SetDefaults() {
+	f.MaxSize, f.MaxAge, f.Keep = 100*strictyaml.MiB, 24*time.Hour, 7
+}
+
+// Check implements strictyaml.Checker.
+func (f *EventFile) Check(report func(path, message, suggestion string)) {
+	if f.MaxSize < 64*strictyaml.KiB || f.MaxSize > 64*strictyaml.GiB {
+		report("max_size", fmt.Sprintf("%s is out of range: use 64KiB to 64GiB", f.MaxSize), "")
+	}
+	if f.MaxAge != 0 && f.MaxAge < time.Minute {
+		report("max_age", fmt.Sprintf("%s is out of range: use at least 1m", short(f.MaxAge)), "")
+	}
+	if f.Keep < 1 || f.Keep > 10_000 {
+		report("keep", fmt.Sprintf("%d is out of range: use 1 to 10000", f.Keep), "")
+	}
+}
+
+// EventChoice says which decisions become events.
+type EventChoice string
+
+// The choices.
+const (
+	EventsAll    EventChoice = "all"
+	EventsDenies EventChoice = "deny"
+)
+
+// Values implements strictyaml.Enum.
+func (EventChoice) Values() []string { return []string{"all", "deny"} }
 
 // DecisionLog says which decisions are logged.
 type DecisionLog string

@@ -7,6 +7,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/authn/jwt"
+	"github.com/postern-auth/postern/server/canonical"
 	"github.com/postern-auth/postern/server/jose"
 )
 
@@ -181,12 +182,21 @@ type IdentityToken struct {
 // SetDefaults implements strictyaml.Defaulter.
 func (t *IdentityToken) SetDefaults() { t.Header = "authorization" }
 
+// reservable reports whether the field can be Postern's alone, in every spelling that some
+// server takes for it. In authorization clients send their own.
+func (t *IdentityToken) reservable() bool {
+	_, err := canonical.New(canonical.Config{IdentityHeaders: []string{t.Header}})
+	return t.shared() || err == nil
+}
+
+func (t *IdentityToken) shared() bool { return t.Header == "authorization" }
+
 // scheme is what stands before the token, with its space.
 func (t *IdentityToken) scheme() string {
 	switch {
 	case t.Scheme != "":
 		return t.Scheme + " "
-	case t.Header == "authorization":
+	case t.shared():
 		return "Bearer "
 	}
 	return ""

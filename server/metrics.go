@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/postern-auth/postern/policy/bundle"
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/mirror"
 	"github.com/postern-auth/postern/server/store"
@@ -26,37 +27,45 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	descPolicy        = describe("policy_info", "The policy in force; always 1.", "revision")
-	descPolicyTime    = describe("policy_activated_seconds", "When the policy in force was activated, as Unix time.")
-	descReload        = describe("reload_failed", "Whether the last reload of this part failed; what was in force before stays.", "part")
-	descReloadTime    = describe("reload_seconds", "When this part was last read, as Unix time.", "part")
-	descKeys          = describe("api_keys", "API keys in the index.")
-	descQuarantine    = describe("api_keys_quarantined", "API keys disabled on this replica because they were sent over plaintext.")
-	descCache         = describe("credential_cache_total", "Look-ups of the memory of proven credentials, by whose they are and result: hit, negative_hit (a known bad one) or miss.", "of", "result")
-	descCacheSize     = describe("credential_cache_entries", "Credentials in that memory, by whose they are and kind: good or bad.", "of", "kind")
-	descDecisions     = describe("decision_cache_total", "Look-ups of the decision cache of the policy in force, by result: hit or miss.", "result")
-	descDecisionLen   = describe("decision_cache_entries", "Decisions in the cache of the policy in force.")
-	descRefused       = describe("callers_refused_total", "Calls of gateways and services that are not in the list of callers.")
-	descLogDropped    = describe("log_dropped_total", "Lines of the server's own log that were lost because nobody read it.")
-	descDropped       = describe("decision_log_dropped_total", "Decisions that were not logged because the log could not keep up.")
-	descIssuerKeys    = describe("issuer_keys", "Keys in use, by issuer.", "issuer")
-	descIssuerAge     = describe("issuer_keys_fetched_seconds", "When the keys in use were fetched, as Unix time, by issuer.", "issuer")
-	descIssuerErr     = describe("issuer_fetch_failed", "Whether the last fetch of an issuer's keys failed.", "issuer")
-	descStoreAge      = describe("store_age_seconds", "How long ago this replica had last heard of all changes in the store.")
-	descStoreChange   = describe("store_change", "The last change in the store that this replica has heard of.")
-	descStoreBlind    = describe("store_blind", "Whether this replica denies because it has not heard of changes for too long.")
-	descStorePolls    = describe("store_polls_total", "Times that the store was asked for changes, by result: ok or failed.", "result")
-	descStoreHeld     = describe("store_records", "Records of the store that this replica holds in memory, by kind.", "kind")
-	descStoreBad      = describe("store_records_damaged", "Records of the store that cannot be read; what they name is denied.")
-	descStoreLoads    = describe("store_loads_total", "Times that this replica has read the whole store.")
-	descStoreLoadTook = describe("store_load_seconds", "How long the last of these took.")
-	descUsageLost     = describe("usage_dropped_total", "Uses of credentials that were not counted because the store did not answer for too long.")
-	descTouchesLost   = describe("session_touches_dropped_total", "Uses of sessions that were not noted because the store did not answer for too long.")
-	descUnverifiable  = describe("keys_unverifiable", "Credentials of the store whose pepper this replica does not have; all of them are denied.")
-	descKeysOlder     = describe("keys_older_than", "Credentials of the store in force that are older than so many days.", "days")
-	descKeysEnding    = describe("keys_ending_within", "Credentials of the store in force that expire within so many days.", "days")
-	descKindErr       = describe("credential_source_failed", "Whether something is wrong with where a kind of credentials is looked up.", "of")
-	descPrivate       = describe("jwks_private_key_seen", "Whether an issuer publishes a private key in its key set.", "issuer")
+	descPolicy            = describe("policy_info", "The policy in force; always 1.", "revision")
+	descPolicyTime        = describe("policy_activated_seconds", "When the policy in force was activated, as Unix time.")
+	descReload            = describe("reload_failed", "Whether the last reload of this part failed; what was in force before stays.", "part")
+	descReloadTime        = describe("reload_seconds", "When this part was last read, as Unix time.", "part")
+	descKeys              = describe("api_keys", "API keys in the index.")
+	descQuarantine        = describe("api_keys_quarantined", "API keys disabled on this replica because they were sent over plaintext.")
+	descCache             = describe("credential_cache_total", "Look-ups of the memory of proven credentials, by whose they are and result: hit, negative_hit (a known bad one) or miss.", "of", "result")
+	descCacheSize         = describe("credential_cache_entries", "Credentials in that memory, by whose they are and kind: good or bad.", "of", "kind")
+	descDecisions         = describe("decision_cache_total", "Look-ups of the decision cache of the policy in force, by result: hit or miss.", "result")
+	descDecisionLen       = describe("decision_cache_entries", "Decisions in the cache of the policy in force.")
+	descRefused           = describe("callers_refused_total", "Calls of gateways and services that are not in the list of callers.")
+	descLogDropped        = describe("log_dropped_total", "Lines of the server's own log that were lost because nobody read it.")
+	descDropped           = describe("decision_log_dropped_total", "Decisions that were not logged because the log could not keep up.")
+	descEvents            = describe("decision_events_total", "Decisions for the decision log, by what became of them: made, dropped (by the policy), lost (too many waited) or withheld (made, but without their input, which could not be masked).", "result")
+	descEventsSink        = describe("decision_events_sink_total", "Events by where they go (stdout, file, service) and result: written or lost.", "sink", "result")
+	descEventsFailed      = describe("decision_events_sink_failed", "Whether the last attempt to write events failed.", "sink")
+	descIssuerKeys        = describe("issuer_keys", "Keys in use, by issuer.", "issuer")
+	descIssuerAge         = describe("issuer_keys_fetched_seconds", "When the keys in use were fetched, as Unix time, by issuer.", "issuer")
+	descIssuerErr         = describe("issuer_fetch_failed", "Whether the last fetch of an issuer's keys failed.", "issuer")
+	descStoreAge          = describe("store_age_seconds", "How long ago this replica had last heard of all changes in the store.")
+	descStoreChange       = describe("store_change", "The last change in the store that this replica has heard of.")
+	descStoreBlind        = describe("store_blind", "Whether this replica denies because it has not heard of changes for too long.")
+	descStorePolls        = describe("store_polls_total", "Times that the store was asked for changes, by result: ok or failed.", "result")
+	descStoreHeld         = describe("store_records", "Records of the store that this replica holds in memory, by kind.", "kind")
+	descStoreBad          = describe("store_records_damaged", "Records of the store that cannot be read; what they name is denied.")
+	descStoreLoads        = describe("store_loads_total", "Times that this replica has read the whole store.")
+	descStoreLoadTook     = describe("store_load_seconds", "How long the last of these took.")
+	descUsageLost         = describe("usage_dropped_total", "Uses of credentials that were not counted because the store did not answer for too long.")
+	descTouchesLost       = describe("session_touches_dropped_total", "Uses of sessions that were not noted because the store did not answer for too long.")
+	descUnverifiable      = describe("keys_unverifiable", "Credentials of the store whose pepper this replica does not have; all of them are denied.")
+	descKeysOlder         = describe("keys_older_than", "Credentials of the store in force that are older than so many days.", "days")
+	descKeysEnding        = describe("keys_ending_within", "Credentials of the store in force that expire within so many days.", "days")
+	descBundleWaiting     = describe("bundle_waiting", "Whether no bundle of this name is in force.", "bundle")
+	descBundleFailed      = describe("bundle_failed", "Whether the newest bundle of this name is not in force.", "bundle")
+	descBundleChecked     = describe("bundle_checked_seconds", "When the server last said that the bundle in force is the newest, as Unix time; 0 for never.", "bundle")
+	descBundleActivations = describe("bundle_activations_total", "Bundles of this name that were put in force.", "bundle")
+	descBundleRefusals    = describe("bundle_refusals_total", "Answers of the bundle server that were refused, by the step that failed.", "bundle", "step")
+	descKindErr           = describe("credential_source_failed", "Whether something is wrong with where a kind of credentials is looked up.", "of")
+	descPrivate           = describe("jwks_private_key_seen", "Whether an issuer publishes a private key in its key set.", "issuer")
 )
 
 // Describe implements prometheus.Collector. Sending nothing makes the collector
@@ -89,6 +98,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		count(descDecisions, stats.Misses, "miss")
 		gauge(descDecisionLen, float64(stats.Entries))
 	}
+	if p.policy.bundles != nil {
+		c.bundles(p.policy.bundles, gauge, count)
+	}
 	keys := p.keys.Status()
 	gauge(descKeys, float64(keys.Keys))
 	gauge(descQuarantine, float64(len(keys.Quarantined)))
@@ -118,6 +130,18 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	if c.decLog != nil {
 		count(descDropped, c.decLog.Dropped())
 	}
+	if c.events != nil {
+		stats := c.events.Stats()
+		count(descEvents, stats.Made, "made")
+		count(descEvents, stats.Dropped, "dropped")
+		count(descEvents, stats.Lost, "lost")
+		count(descEvents, stats.Withheld, "withheld")
+		for _, sink := range stats.Sinks {
+			count(descEventsSink, sink.Written, sink.Name, "written")
+			count(descEventsSink, sink.Lost, sink.Name, "lost")
+			gauge(descEventsFailed, truth(sink.Err != nil), sink.Name)
+		}
+	}
 	for issuer, source := range p.sources {
 		status := source.Status()
 		gauge(descIssuerKeys, float64(status.Keys), issuer)
@@ -125,6 +149,18 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(descPrivate, truth(status.PrivateKeySeen), issuer)
 		if !status.Fetched.IsZero() {
 			gauge(descIssuerAge, float64(status.Fetched.Unix()), issuer)
+		}
+	}
+}
+
+func (c *collector) bundles(source *bundle.Source, gauge func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
+	for _, b := range source.Status() {
+		gauge(descBundleWaiting, truth(b.Waiting), b.Name)
+		gauge(descBundleFailed, truth(b.Err != nil), b.Name)
+		gauge(descBundleChecked, float64(max(0, b.Checked.Unix())), b.Name)
+		count(descBundleActivations, b.Activations, b.Name)
+		for _, step := range bundle.Failures() {
+			count(descBundleRefusals, b.Refusals[step], b.Name, string(step))
 		}
 	}
 }

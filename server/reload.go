@@ -103,7 +103,7 @@ func startOnly(old, next *Config) []string {
 		{"listen", old.Listen != next.Listen},
 		{"tls", !reflect.DeepEqual(old.TLS, next.TLS)},
 		{"limits", old.Limits != next.Limits},
-		{"decisions", old.Decisions != next.Decisions},
+		{"decisions", !reflect.DeepEqual(old.Decisions, next.Decisions)},
 		{"on_fault", old.OnFault != next.OnFault},
 		{"status_profile", old.StatusProfile != next.StatusProfile},
 		{"store", !reflect.DeepEqual(old.Store, next.Store)},
@@ -141,15 +141,18 @@ func (s *Server) conditions() []admin.Condition {
 		return admin.Condition{Name: name, Ready: ready, Detail: detail}
 	}
 	_, configErr := s.config.get()
-	_, policyErr := p.policy.last.get()
+	policyReady, policyErr := p.policy.condition()
 	all := []admin.Condition{
 		{Name: "running", Ready: !s.draining.Load()},
 		stays("configuration", true, "", configErr),
-		stays("policy", p.policy.Snapshot() != nil, "revision "+p.policy.Revision(), policyErr),
+		stays("policy", policyReady, "revision "+p.policy.Revision(), policyErr),
 		stays("api_keys", true, "", p.keys.Status().Err),
 	}
 	if s.plane != nil {
 		all = append(all, s.plane.condition(s.now()))
+	}
+	if s.events != nil {
+		all = append(all, s.events.condition())
 	}
 	for issuer, source := range p.sources {
 		status := source.Status()

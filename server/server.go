@@ -72,6 +72,7 @@ type Server struct {
 	registry *prometheus.Registry
 	ring     *audit.Ring
 	decLog   *audit.Log
+	events   *eventLog    // nil: there are none
 	lines    *audit.Async // under log
 	plane    *plane       // nil: there is no store
 	env      surroundings
@@ -112,6 +113,12 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	if cfg.Decisions.Events != nil {
+		if s.events, err = newEventLog(cfg.Decisions.Events, s.policyInForce, s.log, s.now); err != nil {
+			return nil, err
+		}
+		recorders = append(recorders, s.events)
+	}
 	if s.plane, err = newPlane(ctx, cfg, s.log, s.now); err != nil {
 		return nil, err
 	}
@@ -147,6 +154,7 @@ func (s *Server) Swap(ctx context.Context, cfg *Config) error {
 	s.callers.set(cfg.Callers)
 	s.live.Swap(next.checker)
 	s.plane.sign(next.signer)
+	next.policy.run()
 	s.current.Store(next)
 	if prev != nil {
 		prev.closeUnlessIn(next)
@@ -164,6 +172,9 @@ func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	err := s.plane.close()
+	if s.events != nil {
+		err = errors.Join(err, s.events.Close(ctx))
+	}
 	if s.decLog != nil {
 		err = errors.Join(err, s.decLog.Close(ctx))
 	}
@@ -394,6 +405,13 @@ func Offline(ctx context.Context, cfg *Config) (*check.Checker, func(), error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, quiet.plane.close())
 	}
+	if p.policy.bundles != nil {
+		if err := p.policy.bundles.Poll(ctx); err != nil && p.policy.Snapshot() == nil {
+			p.closeUnlessIn(nil)
+			return nil, nil, errors.Join(err, quiet.plane.close())
+		}
+		p.policy.look()
+	}
 	return p.checker, func() { p.closeUnlessIn(nil); _ = quiet.plane.close() }, nil
 }
 
@@ -409,12 +427,14 @@ func Verify(ctx context.Context, path string) error {
 		_, err := newCertificates(*cfg.TLS)
 		errs = append(errs, err)
 	}
-	if cfg.Policy.Path == "" {
+	if cfg.Policy.Path == "" && len(cfg.Policy.Bundles) == 0 {
 		errs = append(errs, errors.New("policy.path: there is no policy, and everything would be denied"))
 	}
 	quiet := surroundings{log: slog.New(slog.DiscardHandler), now: time.Now}
-	_, err = assemblePolicy(ctx, cfg, &parts{cfg: &Config{}}, quiet)
-	errs = append(errs, err)
+	decides, err := assemblePolicy(ctx, cfg, &parts{cfg: &Config{}}, quiet)
+	if errs = append(errs, err); err == nil {
+		decides.close()
+	}
 	signs, err := assembleSigner(cfg, &parts{cfg: &Config{}})
 	errs = append(errs, err)
 	_, err = assembleKeys(cfg, &parts{cfg: &Config{}}, signs, quiet)

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/postern-auth/postern/bench/rig"
 	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
 	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
 	"github.com/postern-auth/postern/policy"
@@ -56,9 +57,8 @@ func newLab(ctx context.Context) (*lab, error) {
 }
 
 func (l *lab) furnish(ctx context.Context) (err error) {
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", l.binary, "github.com/postern-auth/postern/cmd/postern")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
+	if err := rig.Build(ctx, l.binary, "cmd/postern", rig.Stripped); err != nil {
+		return err
 	}
 	random := make([]byte, 32)
 	_, _ = rand.Read(random)
@@ -102,7 +102,7 @@ func (l *lab) newReplica(store string) (*replica, error) {
 	l.replicas++
 	name := fmt.Sprintf("replica%d", l.replicas)
 	r := &replica{
-		name: name, binary: l.binary, grpc: freeAddr(), metrics: freeAddr(),
+		name: name, binary: l.binary, grpc: rig.FreeAddr(), metrics: rig.FreeAddr(),
 		config: l.path(name + ".yaml"), logFile: l.path(name + ".log"),
 	}
 	return r, l.write(name+".yaml", fmt.Sprintf(`version: 1
@@ -289,28 +289,5 @@ func (r *replica) scrape() (map[string]float64, error) {
 	return all, nil
 }
 
-// memory is the resident memory in MiB: now ("VmRSS"), at most ("VmHWM"), or that
-// part of it that is pages of the program's file ("RssFile").
-func (r *replica) memory(which string) (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if kib, ok := strings.CutPrefix(line, which+":"); ok {
-			n, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(kib), " kB"), 64)
-			return n / 1024, err
-		}
-	}
-	return 0, errors.New("no " + which)
-}
-
-// freeAddr is an address on loopback where nobody listens.
-func freeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+// memory is that of the process in MiB, as rig.Memory tells it.
+func (r *replica) memory(which string) (float64, error) { return rig.Memory(r.cmd.Process.Pid, which) }

@@ -337,7 +337,6 @@ func (c *crowd) restart(ctx context.Context, l *lab, out *report) error {
 		return err
 	}
 	status := m.Status()
-	m = nil
 	runtime.GC()
 	begin := time.Now()
 	m = mirror.New(cfg, down{file}, mirror.Deps{Peppers: l.peppers})

@@ -131,8 +131,8 @@ type box struct {
 }
 
 // start runs a server in the world until the test ends, and then looks for
-// credentials in all that it said.
-func start(t testing.TB, w world) *box {
+// credentials in all that it said. Options say how to connect to its doors.
+func start(t testing.TB, w world, options ...grpc.DialOption) *box {
 	t.Helper()
 	b := &box{world: w, hidden: map[uint64]bool{}}
 	ctx, stop := context.WithCancel(context.Background())
@@ -156,7 +156,7 @@ func start(t testing.TB, w world) *box {
 		stop()
 		t.Fatal("the server did not start: ", err)
 	}
-	conn, err := grpc.NewClient(at.GRPC.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(at.GRPC.String(), append([]grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}, options...)...)
 	if err != nil {
 		stop()
 		t.Fatal(err)

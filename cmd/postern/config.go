@@ -13,7 +13,7 @@ import (
 
 func configCommand() *cobra.Command {
 	return group("config", "Check, show and describe the configuration",
-		configCheckCommand(), configShowCommand(), configSchemaCommand())
+		configCheckCommand(), configShowCommand(), configSchemaCommand(), configFromOPACommand())
 }
 
 // configFlag adds -c to a command.

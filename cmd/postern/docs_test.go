@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -223,6 +224,9 @@ func verifyConfiguration(t *testing.T, dir, name string) {
 	if cfg.Policy.Path != "" {
 		files[filepath.Join(absolute(cfg.Policy.Path), "stand-in.yaml")] = "stand_in: true\n"
 	}
+	for _, k := range cfg.Policy.Keys {
+		files[k.File.String()] = publicKey(t, key)
+	}
 	for _, i := range cfg.Issuers {
 		files[absolute(i.JWKSFile)] = `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"1","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`
 	}
@@ -243,6 +247,21 @@ func standIn(file, text string) error {
 		return err
 	}
 	return errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(text), 0o600))
+}
+
+// publicKey is the public half of a private key in PEM.
+func publicKey(t *testing.T, private string) string {
+	t.Helper()
+	block, _ := pem.Decode([]byte(private))
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.(crypto.Signer).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
 func selfSigned(t *testing.T) (cert, key string) {
@@ -505,7 +524,12 @@ issuers: [{url: https://login.example.com, audiences: [orders], jwks_file: jwks.
 credentials:
   - {from: header:authorization/bearer, use: [api_key, jwt, oauth]}
 introspection: [{issuer: "https://as.example.com", url: "https://as.example.com/introspect", bearer_token: "${file:pepper}", audiences: [orders]}]
-policy: {path: policy}
+`
+
+// bundlesConfig is a policy in a bundle that nothing serves.
+const bundlesConfig = `policy:
+  bundles: [{name: a, url: "https://127.0.0.1:1/a.tar.gz"}]
+  keys: [{id: k, file: k.pub.pem}]
 `
 
 // TestPageOfMetrics scrapes a server and holds names, types and labels against the
@@ -516,16 +540,18 @@ func TestPageOfMetrics(t *testing.T) {
 	for _, row := range tableRows(t, "docs/operations.md", "| metric") {
 		documented[row[0]] = row[1] + " " + strings.ReplaceAll(row[2], "`", "")
 	}
-	sh := docShell{dir: t.TempDir()}
-	if err := os.WriteFile(filepath.Join(sh.dir, "postern.yaml"), []byte(metricsConfig), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	verifyConfiguration(t, sh.dir, "postern.yaml")
-	sh.run(t, "here", "postern serve")
-	sh.run(t, "here", "postern check https://api.example.com/")
 	real := map[string]string{}
-	for name, m := range scrapedMetrics(sh.run(t, "here", "curl -s http://127.0.0.1:9192/metrics")) {
-		real[name] = m.kind + " " + strings.Join(m.labels, ", ")
+	for _, policy := range []string{"policy: {path: policy}", bundlesConfig} {
+		sh := docShell{dir: t.TempDir()}
+		if err := os.WriteFile(filepath.Join(sh.dir, "postern.yaml"), []byte(metricsConfig+policy), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		verifyConfiguration(t, sh.dir, "postern.yaml")
+		sh.run(t, "here", "postern serve")
+		sh.run(t, "here", "postern check https://api.example.com/")
+		for name, m := range scrapedMetrics(sh.run(t, "here", "curl -s http://127.0.0.1:9192/metrics")) {
+			real[name] = m.kind + " " + strings.Join(m.labels, ", ")
+		}
 	}
 	if !maps.Equal(documented, real) {
 		for _, name := range slices.Sorted(maps.Keys(real)) {

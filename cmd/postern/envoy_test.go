@@ -58,13 +58,18 @@ type envoy struct {
 // each of exactly one place.
 func startEnvoy(t *testing.T, postern, service string, edits ...string) *envoy {
 	t.Helper()
+	return runEnvoy(t, t.TempDir(), "envoy.yaml", append(edits, "port_value: 10000", "port_value: 0", "port_value: 9901", "port_value: 0",
+		"port_value: 9191", "port_value: "+portOf(t, postern), "port_value: 8080", "port_value: "+portOf(t, service))...)
+}
+
+// runEnvoy runs a sample of deploy/envoy in a directory until the test ends.
+func runEnvoy(t *testing.T, dir, name string, edits ...string) *envoy {
+	t.Helper()
 	program := envoyProgram(t)
-	sample, err := os.ReadFile(filepath.Join("..", "..", "deploy", "envoy", "envoy.yaml"))
+	sample, err := os.ReadFile(filepath.Join("..", "..", "deploy", "envoy", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	edits = append(edits, "port_value: 10000", "port_value: 0", "port_value: 9901", "port_value: 0",
-		"port_value: 9191", "port_value: "+portOf(t, postern), "port_value: 8080", "port_value: "+portOf(t, service))
 	text := string(sample)
 	for i := 0; i < len(edits); i += 2 {
 		if n := strings.Count(text, edits[i]); n != 1 {
@@ -72,15 +77,14 @@ func startEnvoy(t *testing.T, postern, service string, edits ...string) *envoy {
 		}
 		text = strings.Replace(text, edits[i], edits[i+1], 1)
 	}
-	dir := t.TempDir()
-	config, adminFile := filepath.Join(dir, "envoy.yaml"), filepath.Join(dir, "admin")
+	config, adminFile := filepath.Join(dir, "envoy.yaml"), filepath.Join(dir, "envoy.admin")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	g := &envoy{}
 	cmd := exec.Command(program, "-c", config, "--admin-address-path", adminFile,
 		"--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "--file-flush-interval-msec", "10")
-	cmd.Stdout, cmd.Stderr = &g.log, &g.log
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &g.log, &g.log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

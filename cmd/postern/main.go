@@ -74,7 +74,8 @@ func complain(w io.Writer, err error) {
 	}
 	for _, e := range single(err) {
 		var placed *strictyaml.Error
-		if errors.As(e, &placed) {
+		var problem problemError
+		if errors.As(e, &placed) || errors.As(e, &problem) {
 			fmt.Fprintln(w, e)
 			continue
 		}
@@ -117,6 +118,7 @@ func newRoot() *cobra.Command {
 		tenantCommand(),
 		denylistCommand(),
 		auditCommand(),
+		policyCommand(),
 		storeCommand(),
 		devCommand(),
 		versionCommand(),

@@ -34,15 +34,19 @@ type Credentials struct {
 
 // Basic is a user and a password (RFC 7617).
 type Basic struct {
-	Username string        `yaml:"username,required"`
+	// Username is the user. Required.
+	Username string `yaml:"username,required"`
+	// Password is the password, as ${file:…} or ${env:…}. Required.
 	Password policy.Secret `yaml:"password,required"`
 }
 
 // ClientCertificate is a certificate with its key, both PEM files, read again when
 // they change.
 type ClientCertificate struct {
+	// Cert is a PEM file with the certificate and its chain. Required.
 	Cert strictyaml.Path `yaml:"cert,required"`
-	Key  strictyaml.Path `yaml:"key,required"`
+	// Key is the PEM file with its private key. Required.
+	Key strictyaml.Path `yaml:"key,required"`
 }
 
 // OAuth2 is a client of an authorization server.

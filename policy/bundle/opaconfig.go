@@ -21,6 +21,8 @@ type Translation struct {
 	Entrypoint string
 	// Listen is the address of the OPA-Envoy plugin; empty if the file names none.
 	Listen string
+	// ProtoDescriptor is the file of its descriptor set, for the bodies of gRPC calls.
+	ProtoDescriptor strictyaml.Path
 	// DecisionLog and Status say where reports go; nil if the file has none.
 	DecisionLog, Status *Report
 	// Labels go into decision logs.
@@ -460,13 +462,11 @@ func (t *translator) envoy(n *yaml.Node) {
 				t.problem(n, "dry-run allows everything and is not supported")
 			}
 		},
-		"enable-reflection":       t.ignored("enable-reflection is set with reflection"),
-		"grpc-max-recv-msg-size":  t.ignored("grpc-max-recv-msg-size is set with limits"),
-		"grpc-max-send-msg-size":  t.ignored("grpc-max-send-msg-size is set with limits"),
-		"skip-request-body-parse": t.ignored("skip-request-body-parse: a body is read only where the policy reads it"),
-		"proto-descriptor": func(n *yaml.Node) {
-			t.problem(n, "plugins.envoy_ext_authz_grpc.proto-descriptor is not translated: name the descriptor set in Postern's own configuration")
-		},
+		"enable-reflection":          t.ignored("enable-reflection is set with reflection"),
+		"grpc-max-recv-msg-size":     t.ignored("grpc-max-recv-msg-size is set with limits"),
+		"grpc-max-send-msg-size":     t.ignored("grpc-max-send-msg-size is set with limits"),
+		"skip-request-body-parse":    t.ignored("skip-request-body-parse: a body is read only where the policy reads it"),
+		"proto-descriptor":           func(n *yaml.Node) { t.out.ProtoDescriptor = strictyaml.Path(n.Value) },
 		"enable-performance-metrics": t.ignored("enable-performance-metrics: Postern's metrics are always there"),
 	})
 }

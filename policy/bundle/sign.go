@@ -14,9 +14,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/open-policy-agent/opa/v1/ast"
 	opa "github.com/open-policy-agent/opa/v1/bundle"
+	"github.com/open-policy-agent/opa/v1/util"
 	"github.com/postern-auth/postern/policy"
-	"github.com/postern-auth/postern/policy/rego"
 	"github.com/postern-auth/postern/server/jose"
 )
 
@@ -82,8 +83,12 @@ func (s *Signature) verify(signed []byte, limits Limits, key Key) error {
 	if err != nil {
 		return err
 	}
-	r := reading{name: "bundle", limits: limits, verifier: v}
-	_, err = r.read(signed, s.Issued)
+	for _, version := range []ast.RegoVersion{ast.RegoV1, ast.RegoV0} { // its manifest may not say
+		r := reading{name: "bundle", limits: limits, verifier: v, version: version}
+		if _, err = r.read(signed, s.Issued); stageOf(err) != FailedPolicy {
+			break
+		}
+	}
 	return err
 }
 
@@ -145,7 +150,7 @@ func hashesOf(files map[string][]byte) ([]opa.FileInfo, error) {
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		value := any(files[name])
 		if opa.IsStructuredDoc(name) {
-			if value, err = documentOf(name, files[name]); err != nil {
+			if err := util.Unmarshal(files[name], &value); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 		}
@@ -156,12 +161,4 @@ func hashesOf(files map[string][]byte) ([]opa.FileInfo, error) {
 		all = append(all, opa.NewFile(name, hex.EncodeToString(sum), opa.SHA256.String()))
 	}
 	return all, nil
-}
-
-// documentOf reads a document of a bundle, with the digits of its numbers.
-func documentOf(name string, text []byte) (any, error) {
-	if opa.IsYAMLDataFile(name) {
-		return nil, errors.New("data in YAML cannot be signed in one way: build the bundle with `postern policy build`, which writes JSON")
-	}
-	return rego.DecodeDocument(text)
 }

@@ -21,6 +21,7 @@ import (
 // policy.
 func TestAnalyzeConformance(t *testing.T) {
 	t.Parallel()
+	nothingShared(t)
 	var files []string
 	err := fs.WalkDir(testdata.V1, "v1", func(file string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() && path.Ext(file) == ".yaml" {

@@ -19,10 +19,19 @@ func rounds(n int) int {
 	return n
 }
 
+// nothingShared skips what takes minutes under the race detector and has nothing for
+// it to find: an analysis is one goroutine's.
+func nothingShared(t *testing.T) {
+	if raceEnabled {
+		t.Skip("runs without the race detector")
+	}
+}
+
 // Random policies that read the input in every way that Rego has, in places where
 // an analysis is tempted to look away.
 func TestAnalyzeGenerated(t *testing.T) {
 	t.Parallel()
+	nothingShared(t)
 	policies, pairs, narrow := 0, 0, 0
 	for seed := range uint64(rounds(800)) {
 		g := &generator{Rand: rand.New(rand.NewPCG(seed, 5))}
@@ -47,6 +56,7 @@ func TestAnalyzeGenerated(t *testing.T) {
 // The experiment must be able to find a path that the analysis forgot.
 func TestAnalyzeGeneratedNoticesOmissions(t *testing.T) {
 	t.Parallel()
+	nothingShared(t)
 	omitted, noticed := 0, 0
 	for seed := range uint64(120) {
 		g := &generator{Rand: rand.New(rand.NewPCG(seed, 5))}

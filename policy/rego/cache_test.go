@@ -474,3 +474,18 @@ seen contains ["type", type_name(input.principal.claims.c)]`), config)
 		sameKeySameAnswer(t, some, a, b)
 	})
 }
+
+// One in 1,024 hits is evaluated again, no more and no fewer.
+func TestAuditRate(t *testing.T) {
+	t.Parallel()
+	s := compile(t, tables(t, 10), rego.Config{Timeout: time.Minute, Cache: rego.CacheConfig{MaxTTL: time.Hour}})
+	in := rbacInput(10)
+	decide(t, s, in)
+	n := rego.CountPermits(s)
+	for range 3*1024 + 1000 {
+		decide(t, s, in)
+	}
+	if n.Load() != 3 {
+		t.Errorf("%d of 4072 hits were evaluated again", n.Load())
+	}
+}

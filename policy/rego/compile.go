@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -17,10 +18,12 @@ import (
 )
 
 // refusedBuiltins need Config.AllowBuiltins: they reach out of the decision, and
-// a policy that anybody may send in a bundle should not be able to.
+// a policy that anybody may send in a bundle should not be able to. The last one
+// runs a language of its own, whose loops nothing stops.
 var refusedBuiltins = []string{
 	"http.send", "net.lookup_ip_addr", "opa.runtime", "rand.intn", "uuid.rfc4122",
 	"io.jwt.encode_sign", "io.jwt.encode_sign_raw", "trace", "rego.parse_module",
+	"strings.render_template", "json.match_schema", "json.verify_schema",
 }
 
 // maxInterQueryValues bounds the compiled globs, regular expressions and the like
@@ -54,9 +57,11 @@ type Snapshot struct {
 	plan     *plan
 	cache    *cache
 	readers  sync.Pool
-	slots    chan struct{}
-	now      func() time.Time
-	alarm    func(Mismatch)
+	// slots and slow are the places of evaluations, waiting those without one.
+	slots, slow chan struct{}
+	waiting     atomic.Int64
+	now         func() time.Time
+	alarm       func(Mismatch)
 }
 
 // Compile checks a bundle and makes it ready to decide. The error is Problems if
@@ -72,10 +77,13 @@ func Compile(ctx context.Context, b *Bundle, config Config, options ...Option) (
 	if err != nil {
 		return nil, err
 	}
-	compiler := ast.NewCompiler().SetErrorLimit(maxProblems).WithStrict(true).WithCapabilities(capabilities(c)).
+	compiler := ast.NewCompiler().SetErrorLimit(maxProblems).WithStrict(c.Strict || !c.OPAEnvoy).WithCapabilities(capabilities(c)).
 		WithPathConflictsCheck(storage.NonEmpty(ctx, store, theTransaction))
 	if compiler.Compile(copyModules(b.modules)); compiler.Failed() {
 		return nil, problemsOf(compiler.Errors, "")
+	}
+	if err := growthProblems(compiler.Modules).orNil(); err != nil {
+		return nil, err
 	}
 	// 2. The question.
 	if len(compiler.GetRulesWithPrefix(entry)) == 0 {
@@ -96,6 +104,7 @@ func Compile(ctx context.Context, b *Bundle, config Config, options ...Option) (
 		config:   c, compiler: compiler, prepared: prepared, query: query, entry: entry, store: store,
 		values: interQueryValues(ctx),
 		slots:  make(chan struct{}, max(1, c.MaxEvaluations)),
+		slow:   make(chan struct{}, max(1, c.MaxEvaluations/2)),
 		now:    time.Now,
 		alarm:  func(Mismatch) {},
 	}
@@ -108,7 +117,11 @@ func Compile(ctx context.Context, b *Bundle, config Config, options ...Option) (
 		return nil, err
 	}
 	// 4. What of a request is read, and so what is in the key of the cache.
-	s.plan = newPlan(newView(c), s.Analysis.Paths)
+	view := newView(c)
+	if view.rpcs, err = readRPCs(string(c.ProtoDescriptor)); err != nil {
+		return nil, Problems{{Text: err.Error()}}
+	}
+	s.plan = newPlan(view, s.Analysis.Paths)
 	s.readers.New = func() any { return &reader{view: &s.plan.view} }
 	if s.Analysis.Cacheable() {
 		s.cache = newCache(c.Cache)
@@ -212,7 +225,7 @@ func problemsOf(err error, hint string) Problems {
 			p.File, p.Line, p.Column = e.Location.File, e.Location.Row, e.Location.Col
 		}
 		if m := undefinedFunction.FindStringSubmatch(e.Message); m != nil && slices.Contains(refusedBuiltins, m[1]) {
-			p.Text = m[1] + " is not allowed in policies: it reaches outside of the decision. Name it in allow_builtins to allow it"
+			p.Text = m[1] + " is not allowed in policies: " + refusal(m[1]) + ". Name it in allow_builtins to allow it"
 		}
 		problems[i] = p
 	}
@@ -223,6 +236,13 @@ func problemsOf(err error, hint string) Problems {
 		return a.Line - b.Line
 	})
 	return problems
+}
+
+func refusal(name string) string {
+	if name == ast.RenderTemplate.Name {
+		return "it runs loops that no deadline stops"
+	}
+	return "it reaches outside of the decision"
 }
 
 // warnings finds what compiles and is probably not meant.

@@ -28,6 +28,8 @@ type view struct {
 	secret map[string]bool
 	// maxValue is the longest string that a policy is handed.
 	maxValue int
+	// rpcs are the calls of which bodies can be read; nil if there are none.
+	rpcs *rpcs
 }
 
 // credentialHeaders carry credentials in the schemes that Postern knows.

@@ -1,6 +1,7 @@
 package rego
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -177,65 +178,63 @@ func (s *Snapshot) isBuiltin(name string) bool {
 func (s *Snapshot) evaluate(ctx context.Context, in *policy.Input, now time.Time) (v *policy.Verdict, reusable bool, err error) {
 	ctx, answered := policy.LeaveRoom(ctx)
 	defer answered()
-	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
-	defer cancel()
 	if ctx.Err() != nil {
 		return nil, false, s.failure(ctx, ctx.Err())
 	}
-	if !s.start(ctx) {
+	e := s.begin(ctx)
+	defer e.end()
+	if !take(e, s.slots, e.deadline.Sub(e.started)/2) {
 		return nil, false, ErrOverloaded
 	}
-	defer func() { <-s.slots }()
+	e.place = amongQuick
+	return s.ask(e, in, now)
+}
+
+// begin starts an evaluation. Its deadline is the policy's own or the caller's.
+func (s *Snapshot) begin(ctx context.Context) *evaluation {
+	e := &evaluation{Context: ctx, snapshot: s, started: time.Now(), left: s.config.MaxMemory, most: s.config.MaxMemory / shareOfCall}
+	e.deadline = e.started.Add(s.config.Timeout)
+	if end, ok := ctx.Deadline(); ok && end.Before(e.deadline) {
+		e.deadline = end
+	}
+	if !s.Analysis.Cacheable() { // it may wait for the network, which only a context can end
+		e.Context, e.cancel = context.WithDeadline(ctx, e.deadline)
+	}
+	return e
+}
+
+func (s *Snapshot) ask(e *evaluation, in *policy.Input, now time.Time) (v *policy.Verdict, reusable bool, err error) {
 	r := &reader{view: &s.plan.view}
 	input := s.plan.document(r, in)
 	if r.err != nil {
 		v, _, err = s.unreadable(r.err)
 		return v, false, err
 	}
-	var said tablesAnswer
-	result, err := s.run(context.WithValue(ctx, tablesAnswerKey{}, &said), input, now, nil)
+	result, err := s.run(e, input, now, nil)
 	if conflict, ok := errors.AsType[*topdown.Error](err); ok && conflict.Code == topdown.ConflictErr {
 		return s.conflict(conflict), true, nil
 	}
-	if err != nil {
-		return nil, false, s.failure(ctx, err)
+	switch {
+	case err != nil && e.over:
+		return nil, false, ErrOverloaded
+	case err != nil:
+		return nil, false, s.failure(e, err)
 	}
 	v = s.read(result)
 	switch {
 	case v.Allow:
-	case said.is(result):
-		v.Rule, v.File, v.Line = lib.RBAC, said.at.File, said.at.Row
+	case e.said.is(result):
+		v.Rule, v.File, v.Line = lib.RBAC, e.said.at.File, e.said.at.Row
 	default:
-		s.explain(ctx, input, now, result, v)
+		s.explain(e, input, now, result, v)
 	}
 	return v, true, nil
 }
 
-// start waits for a place among the evaluations, and gives up when half of the time
-// is over: what starts later would hardly end in time, and would keep the place
-// from one that could.
-func (s *Snapshot) start(ctx context.Context) bool {
-	select {
-	case s.slots <- struct{}{}:
-		return true
-	default:
-	}
-	deadline, _ := ctx.Deadline()
-	patience := time.NewTimer(time.Until(deadline) / 2)
-	defer patience.Stop()
-	select {
-	case s.slots <- struct{}{}:
-		return true
-	case <-patience.C:
-	case <-ctx.Done():
-	}
-	return false
-}
-
 // failure says which error an evaluation's error is.
 func (s *Snapshot) failure(ctx context.Context, err error) error {
-	if topdown.IsCancel(err) || ctx.Err() != nil {
-		return fmt.Errorf("%w: policy %s, %w", ErrTimeout, s.Revision, context.Cause(ctx))
+	if cause := context.Cause(ctx); topdown.IsCancel(err) || cause != nil {
+		return fmt.Errorf("%w: policy %s, %w", ErrTimeout, s.Revision, cmp.Or(cause, context.DeadlineExceeded))
 	}
 	return s.fault(err)
 }
@@ -253,11 +252,7 @@ var noMetrics = metrics.NoOp()
 
 // run evaluates the query; nil means undefined. The clock stands at the second, so
 // that the cache can have it in its key.
-func (s *Snapshot) run(ctx context.Context, input *ast.Term, now time.Time, tracer topdown.QueryTracer) (result ast.Value, err error) {
-	// AfterFunc costs nothing until the deadline; OPA's own way starts a goroutine
-	// for each evaluation.
-	stop := topdown.NewCancel()
-	defer context.AfterFunc(ctx, stop.Cancel)()
+func (s *Snapshot) run(e *evaluation, input *ast.Term, now time.Time, tracer topdown.QueryTracer) (result ast.Value, err error) {
 	q := topdown.NewQuery(s.query).
 		WithQueryCompiler(s.prepared).
 		WithCompiler(s.compiler).
@@ -269,12 +264,12 @@ func (s *Snapshot) run(ctx context.Context, input *ast.Term, now time.Time, trac
 		WithMetrics(noMetrics).
 		WithTime(now.Truncate(time.Second)).
 		WithStrictBuiltinErrors(!s.config.OPAEnvoy).
-		WithCancel(stop)
+		WithCancel(e)
 	if tracer != nil {
 		// Without the index, rules that it would have skipped are seen to fail.
 		q = q.WithQueryTracer(tracer).WithIndexing(false)
 	}
-	err = q.Iter(ctx, func(found topdown.QueryResult) error {
+	err = q.Iter(e, func(found topdown.QueryResult) error {
 		result = found[resultVar].Value
 		return nil
 	})

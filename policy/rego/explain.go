@@ -1,7 +1,6 @@
 package rego
 
 import (
-	"context"
 	"strings"
 	"time"
 
@@ -22,16 +21,25 @@ const maxTraceEvents = 50_000
 // expression at which the rules that could have allowed failed: of several rules,
 // the one that came furthest, and where the expression asks another rule that has
 // no answer, the expression that failed there.
-func (s *Snapshot) explain(ctx context.Context, input *ast.Term, now time.Time, result ast.Value, v *policy.Verdict) {
-	v.Rule = s.Entrypoint
-	if rules := s.compiler.GetRulesExact(s.entry); len(rules) > 0 && rules[0].Location != nil {
-		v.File, v.Line = rules[0].Location.File, rules[0].Location.Row
-	}
+func (s *Snapshot) explain(e *evaluation, input *ast.Term, now time.Time, result ast.Value, v *policy.Verdict) {
+	s.blameEntrypoint(v)
 	if !s.Analysis.Cacheable() {
 		return // asking again could mean calling another service again
 	}
 	t := &trace{frames: map[uint64]*frame{}}
-	_, _ = s.run(ctx, input, now, t)
+	_, _ = s.run(e, input, now, t)
+	s.blame(t, result, v)
+}
+
+func (s *Snapshot) blameEntrypoint(v *policy.Verdict) {
+	v.Rule = s.Entrypoint
+	if rules := s.compiler.GetRulesExact(s.entry); len(rules) > 0 && rules[0].Location != nil {
+		v.File, v.Line = rules[0].Location.File, rules[0].Location.Row
+	}
+}
+
+// blame names the place that a trace shows to have denied, if it shows one.
+func (s *Snapshot) blame(t *trace, result ast.Value, v *policy.Verdict) {
 	b := blame{trace: t, seen: map[string]bool{}}
 	if object, ok := result.(ast.Object); ok && (&output{object: object}).denies() {
 		b.explicitDeny(s.entry)

@@ -32,7 +32,7 @@ func Evaluate(ctx context.Context, s *Snapshot, in *policy.Input) (*policy.Verdi
 	whole := &Snapshot{
 		Revision: s.Revision, Entrypoint: s.Entrypoint, Analysis: s.Analysis,
 		config: s.config, compiler: s.compiler, prepared: s.prepared, query: s.query, entry: s.entry,
-		store: s.store, builtins: s.builtins, values: s.values, slots: s.slots, now: s.now,
+		store: s.store, builtins: s.builtins, values: s.values, slots: s.slots, slow: s.slow, now: s.now,
 		plan: newPlan(s.plan.view, []Path{{}}),
 	}
 	v, _, err := whole.evaluate(ctx, in, s.now())
@@ -119,3 +119,18 @@ func PermitsBuiltin() (*ast.Builtin, func(operands []*ast.Term) (*ast.Term, erro
 
 // ForgetPaths takes everything out of the key, as a defective analysis would.
 func ForgetPaths(s *Snapshot) { s.plan.parts = nil }
+
+// CostNames are the names of all built-in functions whose cost is known.
+func CostNames() map[string]bool {
+	names := map[string]bool{}
+	for name := range costs {
+		names[name] = true
+	}
+	return names
+}
+
+// PlacesTaken is how many places of evaluations are in use.
+func PlacesTaken(s *Snapshot) int { return len(s.slots) + len(s.slow) + int(s.waiting.Load()) }
+
+// OPAReachable is OPA's graph.reachable.
+var OPAReachable = opaReachable

@@ -23,7 +23,9 @@ func TestNewBundle(t *testing.T) {
 	t.Parallel()
 	const text = "package postern.authz\ndecision := data.lists.on"
 	main := func(digest string) rego.Part { return partOf(t, "main", digest, text, nil) }
-	lists := func() rego.Part { return partOf(t, "lists", "1", "", map[string]any{"lists": map[string]any{"on": true}}) }
+	lists := func() rego.Part {
+		return partOf(t, "lists", "1", "", map[string]any{"lists": map[string]any{"on": true}})
+	}
 	one, err := rego.NewBundle("7", []rego.Part{main("1"), lists()}, rego.Config{})
 	if err != nil {
 		t.Fatal(err)

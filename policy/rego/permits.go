@@ -73,10 +73,15 @@ func (a *tableValues) same(b *tableValues) bool {
 	return true
 }
 
-func (p *permits) compiled(tables ast.Object) (*rbac, error) {
+// compiled returns the compiled tables. At activation there is no evaluation that it
+// would have to be paid from.
+func (p *permits) compiled(tables ast.Object, e *evaluation) (*rbac, error) {
 	source := valuesOf(tables)
 	if last := p.last.Load(); last != nil && last.source.same(&source) {
 		return last.rbac, nil
+	}
+	if e != nil && !e.charge(deeply(8)([]*ast.Term{{Value: tables}}, e.most)) {
+		return nil, errTooLarge
 	}
 	t, err := compileTables(source)
 	if err == nil {
@@ -107,14 +112,11 @@ type tablesAnswer struct {
 	at    *ast.Location
 }
 
-// tablesAnswerKey finds the *tablesAnswer in the context of an evaluation.
-type tablesAnswerKey struct{}
-
 // is reports whether the result is the answer itself, not one that is like it.
 func (a *tablesAnswer) is(result ast.Value) bool { return a.at != nil && a.value == result }
 
 func (a *tablesAnswer) note(value ast.Value, at *ast.Location) {
-	if a != nil && at != nil && at.File == rbacFile {
+	if at != nil && at.File == rbacFile {
 		a.value, a.at = value, at
 	}
 }
@@ -124,25 +126,26 @@ const rbacFile = libraryPrefix + "rbac.rego"
 
 // call implements topdown.BuiltinFunc.
 func (p *permits) call(b topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-	a, err := p.ask(operands)
+	e := evaluationOf(b)
+	a, err := p.ask(e, operands)
+	if errors.Is(err, errTooLarge) {
+		return tooMuch(permitsDecl.Name, b.Location)
+	}
 	if err != nil {
 		return &topdown.Error{Code: topdown.BuiltinErr, Message: permitsDecl.Name + ": " + err.Error(), Location: b.Location}
 	}
 	term := a.term()
-	if b.Context != nil {
-		said, _ := b.Context.Value(tablesAnswerKey{}).(*tablesAnswer)
-		said.note(term.Value, b.Location)
-	}
+	e.said.note(term.Value, b.Location)
 	return iter(term)
 }
 
-func (p *permits) ask(operands []*ast.Term) (answer, error) {
+func (p *permits) ask(e *evaluation, operands []*ast.Term) (answer, error) {
 	tables, ok := operands[0].Value.(ast.Object)
 	asked, ok2 := operands[1].Value.(ast.Object)
 	if !ok || !ok2 {
 		return answer{}, errors.New("both arguments are objects")
 	}
-	t, err := p.compiled(tables)
+	t, err := p.compiled(tables, e)
 	if err != nil {
 		return answer{}, err
 	}
@@ -242,7 +245,7 @@ func stringsTerm(list []string) *ast.Term {
 func (s *Snapshot) bindBuiltins() (map[string]*topdown.Builtin, error) {
 	p := &permits{}
 	if s.reaches(lib.RBAC) {
-		if _, err := p.compiled(s.store.root); err != nil {
+		if _, err := p.compiled(s.store.root, nil); err != nil {
 			return nil, err
 		}
 	}

@@ -29,6 +29,13 @@
 // policy was asked and did not say yes. ErrNoPolicy, ErrTimeout, ErrOverloaded
 // and *Fault say that it could not be asked. Only the boolean true, or an object
 // whose `allow` is the boolean true and whose `deny` is empty, allows.
+//
+// # Bounds
+//
+// What a request brings is bounded before it is shown to a policy (MaxValue). What a
+// policy does with it is bounded in time, in work and in what it keeps from others:
+// bound.go says how, costs.go holds what each built-in function may cost, growth.go
+// refuses what no bound at run time would catch.
 package rego
 
 import (
@@ -37,6 +44,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/postern-auth/postern/server/strictyaml"
 )
 
 // DefaultEntrypoint is the decision that is asked for when the configuration
@@ -72,19 +81,32 @@ type Config struct {
 	Timeout time.Duration `yaml:"timeout"`
 	// MaxEvaluations bounds how many evaluations run at once; others wait for up to
 	// half of their time and are denied with overloaded then. The default is 1 for
-	// each processor. Danger: evaluations beyond that do not end any sooner, and
+	// each processor. One that takes longer than 2 ms gives its place back and goes
+	// on as one of at most half as many slow ones, so that quick ones do not wait for
+	// it. Danger: evaluations beyond that do not end any sooner, and
 	// they keep the processors from those that have an answer to send.
 	MaxEvaluations int `yaml:"max_evaluations"`
 	// MaxValue is the longest string, in bytes, that is handed to a policy; the
 	// default is 64 KiB. A request that holds a longer one where the policy looks
 	// is refused, because some built-in functions run on past any deadline.
 	MaxValue int `yaml:"max_value"`
+	// MaxMemory bounds about the bytes that the built-in functions of one evaluation
+	// read and make; the default is 64 MiB, and one call may take a sixteenth of it.
+	// A policy that asks for more fails. Danger: such a call, once begun, is not
+	// stopped by any deadline, and four MiB of work already take up to 10 ms.
+	MaxMemory int `yaml:"max_memory"`
+
+	// ProtoDescriptor is a file with the descriptors of gRPC services, made with `protoc
+	// --include_imports --descriptor_set_out`. With it, policies see the messages of
+	// unary calls in input.parsed_body. It is read when a policy is loaded.
+	ProtoDescriptor strictyaml.Path `yaml:"proto_descriptor"`
 
 	// AllowBuiltins names functions that are refused by default because they
 	// reach the network, the process or entropy, or sign: http.send,
 	// net.lookup_ip_addr, opa.runtime, rand.intn, uuid.rfc4122,
-	// io.jwt.encode_sign, io.jwt.encode_sign_raw, trace, rego.parse_module.
-	// Decisions that use an impure one are never cached.
+	// io.jwt.encode_sign, io.jwt.encode_sign_raw, trace, rego.parse_module; or whose
+	// work nothing can bound: strings.render_template. Decisions that use an impure
+	// one are never cached.
 	AllowBuiltins []string `yaml:"allow_builtins"`
 	// AllowHosts are the only hosts that http.send and net.lookup_ip_addr may
 	// reach, redirects included. Empty: none.
@@ -132,6 +154,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Timeout, 50*time.Millisecond)
 	setDefault(&c.MaxEvaluations, runtime.GOMAXPROCS(0))
 	setDefault(&c.MaxValue, 64<<10)
+	setDefault(&c.MaxMemory, defaultMemory)
 	setDefault(&c.Cache.Size, 1<<16)
 	setDefault(&c.Cache.MaxBytes, 64<<20)
 	setDefault(&c.Cache.MaxTTL, 10*time.Second)
@@ -140,6 +163,8 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Limits.Depth, 32)
 	return c
 }
+
+const defaultMemory = 64 << 20
 
 func setDefault[T comparable](field *T, value T) {
 	var zero T

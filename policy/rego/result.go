@@ -376,6 +376,9 @@ func (o *output) json(v ast.Value) map[string]any {
 	case nil, ast.Null:
 		return nil
 	case ast.Object:
+		if size(v, 4*maxResult) > 4*maxResult {
+			break // a few terms can stand for gigabytes by standing in many places
+		}
 		if j, err := ast.JSON(v); err == nil {
 			if object, ok := o.keepTree(j).(map[string]any); ok {
 				return object

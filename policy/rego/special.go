@@ -198,7 +198,8 @@ func (b *rawBody) term(r *reader) *ast.Term {
 	return r.textTerm(string(b.Body))
 }
 
-// body is the body as its content type says: JSON, a form or a form of parts.
+// body is the body as its content type says: JSON, a form, a form of parts or, where
+// there is a descriptor set, the message of a gRPC call.
 //
 // It is null where there is nothing to read: no body, a part of one
 // (truncated_body is true then), and a body of another type or of none. So null
@@ -224,6 +225,9 @@ func (b *body) appendKey(r *reader) {
 	r.appendInt(int64(n))
 	r.appendText(tagText, kind)
 	r.appendDigest(b.Body)
+	if r.view.rpcs != nil {
+		r.appendText(tagText, b.Path) // which names the method
+	}
 }
 
 func (b *body) term(r *reader) *ast.Term {
@@ -255,6 +259,12 @@ func (b *body) parsed(r *reader, kind string) *ast.Term {
 		return formTerm(r, string(b.Body))
 	case mediaType == "multipart/form-data":
 		return b.parts(r, params["boundary"])
+	case isGRPC(mediaType) && r.view.rpcs != nil:
+		v, err := r.view.rpcs.request(b.Path, b.Body)
+		if err != nil {
+			r.fail(errUnreadable)
+		}
+		return r.treeTerm(v, maxDocumentDepth+1)
 	}
 	return ast.NullTerm()
 }
@@ -324,6 +334,9 @@ func readPart(part *multipart.Part) (any, error) {
 func isTruncated(a *policy.Attributes) bool {
 	if a.BodyTruncated || len(a.Body) == 0 {
 		return a.BodyTruncated
+	}
+	if kind, _ := a.Headers.Get("content-type"); strings.HasPrefix(kind, "application/grpc") && isCutShort(a.Body) {
+		return true
 	}
 	declared, _ := a.Headers.Get("content-length")
 	n, err := strconv.ParseInt(declared, 10, 64)

@@ -19,7 +19,7 @@ type Link struct {
 // Chain asks the authenticators that a credential's rule names, in that order,
 // until one owns it. Of those that differ in the shape of their tokens only the one
 // is asked whose shape it has, so that a token of one kind is never shown to the
-// server of another; a text that looks like the tokens of two of them is refused.
+// server of another.
 type Chain []Link
 
 // Authenticate returns the answer of the first authenticator that owns the
@@ -27,9 +27,6 @@ type Chain []Link
 // answer does not tell which kinds are configured.
 func (c Chain) Authenticate(ctx context.Context, cred *Credential) (*Proof, error) {
 	shape := c.shape(cred)
-	if !shape.single() {
-		return nil, errTwoOwners
-	}
 	var unowned error = errUnowned
 	for _, use := range cred.Uses {
 		link := c.lookup(use)
@@ -53,10 +50,7 @@ func (c Chain) Authenticate(ctx context.Context, cred *Credential) (*Proof, erro
 	return nil, unowned
 }
 
-var (
-	errUnowned   = Refuse(policy.ReasonCredentialUnknown, "no configured method owns the credential")
-	errTwoOwners = Refuse(policy.ReasonCredentialAmbiguous, "the credential looks like the tokens of two methods")
-)
+var errUnowned = Refuse(policy.ReasonCredentialUnknown, "no configured method owns the credential")
 
 // shape returns the shape of the credential in the eyes of those who may be asked: one
 // that none of them takes is no shape, and the text is opaque.
@@ -70,7 +64,7 @@ func (c Chain) shape(cred *Credential) Shape {
 	if taken == 0 {
 		return 0 // nobody looks at shapes
 	}
-	if s := shapesOf(cred.Secret.Reveal()) & taken; s != 0 {
+	if s := shapeOf(cred.Secret.Reveal()); s&taken != 0 {
 		return s
 	}
 	return ShapeOpaque

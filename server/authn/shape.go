@@ -2,11 +2,12 @@ package authn
 
 import "strings"
 
-// Shape is what kind of token a text looks like, as a set: a text can look like two.
-// It only chooses whom to ask, and proves nothing.
+// Shape is what kind of token a text looks like. It only chooses whom to ask, and
+// proves nothing. A Link has a set of them.
 type Shape uint8
 
-// The shapes.
+// The shapes. A text has exactly one: no encoding of a JSON object begins as the tokens
+// of Vault do.
 const (
 	// ShapeOpaque is a text that says nothing about itself.
 	ShapeOpaque Shape = 1 << iota
@@ -14,7 +15,8 @@ const (
 	// or what begins as the encoding of a JSON object does.
 	ShapeSigned
 	// ShapeVault has a prefix of the tokens of Vault or OpenBao: hvs., hvb., hvr., and
-	// the older s., b., r. before 24 characters or more.
+	// the older s., b., r. before 24 characters or more. A namespace may follow after
+	// another dot.
 	ShapeVault
 )
 
@@ -22,19 +24,15 @@ const (
 // tokens of Vault before 1.10, and of OpenBao, have 24 characters behind them.
 const minLegacyVault = 2 + 24
 
-// shapesOf returns all shapes that the text has; ShapeOpaque if it has no other.
-func shapesOf(text string) Shape {
-	var s Shape
-	if strings.Count(text, ".") == 2 || strings.HasPrefix(text, "eyJ") {
-		s |= ShapeSigned
+// shapeOf returns the shape of a text.
+func shapeOf(text string) Shape {
+	switch {
+	case looksVault(text):
+		return ShapeVault
+	case strings.Count(text, ".") == 2 || strings.HasPrefix(text, "eyJ"):
+		return ShapeSigned
 	}
-	if looksVault(text) {
-		s |= ShapeVault
-	}
-	if s == 0 {
-		return ShapeOpaque
-	}
-	return s
+	return ShapeOpaque
 }
 
 func looksVault(text string) bool {
@@ -50,6 +48,3 @@ func looksVault(text string) bool {
 	}
 	return false
 }
-
-// single reports whether the set has one member.
-func (s Shape) single() bool { return s&(s-1) == 0 }

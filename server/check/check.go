@@ -283,6 +283,8 @@ func (c *Checker) end(x *exchange) policy.Decision {
 	if len(x.creds) > 0 {
 		x.record.Found = x.creds[0].From
 	}
+	x.input = policy.Input{Attributes: x.attributes, Request: &x.request, Principal: d.Principal, Peer: d.Peer, Route: d.Route}
+	x.record.Input = &x.input
 	c.cfg.Recorder.Record(&x.record)
 	out := *d
 	segments, zones := x.request.Segments[:0], x.request.Zones[:0]

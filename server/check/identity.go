@@ -2,6 +2,7 @@ package check
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/signer"
 )
 
 // IdentityHeader is a header field that tells the upstream who called.
@@ -32,6 +34,9 @@ func newIdentity(cfg *Config) identity {
 	id := identity{headers: cfg.Identity, remove: slices.Clone(cfg.Reserved)}
 	for _, h := range cfg.Identity {
 		id.remove = append(id.remove, h.Name)
+	}
+	if cfg.IdentityToken != nil {
+		id.remove = append(id.remove, cfg.IdentityToken.Header) // a client may have got hold of somebody else's
 	}
 	if !cfg.KeepCredential {
 		for _, r := range cfg.Rules {
@@ -186,8 +191,8 @@ type IdentityToken struct {
 // minted is a token for one audience, as it stands in the field.
 type minted struct {
 	audience, value string
-	// renew is the instant from which a new one is made.
-	renew time.Time
+	// expires is when it ends, and renew the instant from which a new one is made.
+	expires, renew time.Time
 }
 
 // maxAudiences is for how many audiences the tokens of a proof are kept. Where the
@@ -198,21 +203,25 @@ const maxAudiences = 16
 // only where nobody is to be introduced.
 func (c *Checker) introduce(x *exchange) bool {
 	p := x.decision.Principal
-	if c.identity.token == nil || p.Kind == policy.KindAnonymous {
+	if c.identity.token == nil || p.Kind == policy.KindAnonymous || x.attributes.Action != nil {
 		return true
 	}
 	r := c.identity.of(c, x.proofs[0])
 	audience := cmp.Or(x.route.Audience, c.cfg.Audience, x.request.Host)
-	if x.token = r.token(audience, x.now); x.token != "" {
+	ends := earliestEnd(x.proofs)
+	if x.token = r.token(audience, x.now, ends); x.token != "" {
 		return true
 	}
 	t := c.identity.token
-	token, expires, err := t.Minter.Identity(p, audience, x.now, earliestEnd(x.proofs))
-	if err != nil {
+	token, expires, err := t.Minter.Identity(p, audience, x.now, ends)
+	switch {
+	case errors.Is(err, signer.ErrEnded):
+		return x.deny(policy.ReasonExpired, "expired since it was proven")
+	case err != nil:
 		return x.deny(policy.ReasonInternal, "identity token: "+err.Error())
 	}
 	x.token = t.Scheme + token
-	r.keep(minted{strings.Clone(audience), x.token, expires.Add(-expires.Sub(x.now) / 5)})
+	r.keep(minted{strings.Clone(audience), x.token, expires, expires.Add(-expires.Sub(x.now) / 5)})
 	return true
 }
 
@@ -229,11 +238,12 @@ func earliestEnd(proofs []*authn.Proof) time.Time {
 
 // token returns the token that was made for the audience, or "". It is made again when
 // a fifth of its time is left, so that an upstream that takes long does not find it
-// over.
-func (r *rendered) token(audience string, now time.Time) string {
+// over. One that was made beside other credentials may live longer than these let it:
+// none that does not end with them, unless ends is zero, is returned.
+func (r *rendered) token(audience string, now, ends time.Time) string {
 	if kept := r.tokens.Load(); kept != nil {
 		for i := range *kept {
-			if m := &(*kept)[i]; m.audience == audience && now.Before(m.renew) {
+			if m := &(*kept)[i]; m.audience == audience && now.Before(m.renew) && (ends.IsZero() || !m.expires.After(ends)) {
 				return m.value
 			}
 		}

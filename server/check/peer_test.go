@@ -432,3 +432,29 @@ func TestTwoTokens(t *testing.T) {
 		}
 	}
 }
+
+// The certificate is none of the credentials that a route counts: beside it there are as
+// many as all_of names others, or a second token could hide behind it.
+func TestNothingHidesBehindTheCertificate(t *testing.T) {
+	t.Parallel()
+	w := meshed(t)
+	w.proofs["other"] = proof("mallory", "jwt")
+	jwt, other, key := []string{"authorization", "Bearer jwt"}, []string{"x-api-key", "other"}, []string{"x-api-key", "key"}
+	for name, tt := range map[string]struct {
+		all    []policy.Method
+		fields []string
+		reason policy.Reason
+	}{
+		"JWT":                     {[]policy.Method{"jwt", policy.MethodMTLS}, jwt, policy.ReasonAllowed},
+		"JWT and another JWT":     {[]policy.Method{"jwt", policy.MethodMTLS}, slices.Concat(jwt, other), policy.ReasonCredentialAmbiguous},
+		"JWT and a key":           {[]policy.Method{"jwt", policy.MethodMTLS}, slices.Concat(jwt, key), policy.ReasonCredentialAmbiguous},
+		"both are asked for":      {[]policy.Method{"jwt", policy.MethodMTLS, "api_key"}, slices.Concat(jwt, key), policy.ReasonAllowed},
+		"the certificate alone":   {[]policy.Method{policy.MethodMTLS}, nil, policy.ReasonAllowed},
+		"a JWT beside it for one": {[]policy.Method{policy.MethodMTLS}, jwt, policy.ReasonCredentialAmbiguous},
+	} {
+		w.cfg.Routes = route(func(r *policy.Route) { r.AllOf = tt.all })
+		if d := w.check(t, from("edge", append(tt.fields, "x-forwarded-client-cert", web)...)); d.Reason != tt.reason {
+			t.Errorf("%s: %v, want %v; %s", name, d.Reason, tt.reason, d.Detail)
+		}
+	}
+}

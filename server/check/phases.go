@@ -103,10 +103,25 @@ func (c *Checker) find(x *exchange) bool {
 	switch {
 	case err != nil:
 		return x.refuse(err)
-	case len(x.creds) > max(1, len(x.route.AllOf)):
+	case len(x.creds) > asked(x.route):
 		return x.deny(policy.ReasonCredentialAmbiguous, "more credentials than the route asks for")
 	}
 	return true
+}
+
+// asked is how many credentials a route asks for. The certificate of the connection does
+// not count: it is not found in the request, and nothing may come in its place.
+func asked(r *policy.Route) int {
+	if len(r.AllOf) == 0 {
+		return 1
+	}
+	n := 0
+	for _, m := range r.AllOf {
+		if m != policy.MethodMTLS {
+			n++
+		}
+	}
+	return n
 }
 
 // anonymous is the principal of a route that lets requests without credential on.
@@ -262,9 +277,14 @@ func (c *Checker) decide(ctx context.Context, x *exchange) bool {
 	return x.deny(reason, "")
 }
 
+// ErrPolicyStale is the answer of a Decider whose policy is too old to decide by.
+var ErrPolicyStale = errors.New("the policy is too old")
+
 // faultOf names what kept the policy from answering.
 func faultOf(err error) policy.Reason {
 	switch {
+	case errors.Is(err, ErrPolicyStale):
+		return policy.ReasonPolicyStale
 	case errors.Is(err, rego.ErrNoPolicy):
 		return policy.ReasonNoPolicy
 	case errors.Is(err, rego.ErrTimeout):

@@ -9,7 +9,7 @@ import (
 	"github.com/postern-auth/postern/server/store"
 )
 
-// assurance is the level of a key: a bearer secret.
+// assurance is the level of a key and of a session: a bearer secret.
 const assurance = 2
 
 // built is a proof with the state of the principal that it was built from.
@@ -99,7 +99,7 @@ func (s *session) build(b *sessionBody, of *state[principalBody]) *built {
 	p := &policy.Principal{
 		ID: id, Kind: person.Kind, Tenant: tenant,
 		Roles: person.Roles, Scopes: person.Scopes, Permissions: person.Permissions, Metadata: person.Metadata,
-		Method: policy.MethodSession, Assurance: assuranceOf(b.amr),
+		Method: policy.MethodSession, Assurance: authn.Assurance(assurance, b.amr),
 		ACR: b.acr, AMR: slices.Clip(b.amr), AuthTime: instant(b.authenticated),
 		CredentialID: s.id, Issuer: seal.Issuer,
 		IssuedAt: created, ExpiresAt: ends,

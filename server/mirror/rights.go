@@ -47,25 +47,3 @@ func common(a, b []string) []string {
 	}
 	return both
 }
-
-// secondFactors are the methods of RFC 8176 that show more than something known.
-var secondFactors = []string{"mfa", "mca", "otp", "hwk", "swk", "sc", "fpt", "face", "iris", "retina"}
-
-// knowledge are those that show no more than that.
-var knowledge = []string{"pwd", "pin", "kba"}
-
-// assuranceOf is the level of a session: 4 if a second factor or a key of hardware
-// or software was shown, 1 if only something known was, or nobody says what, and 2
-// otherwise.
-func assuranceOf(amr []string) int {
-	level := 1
-	for _, m := range amr {
-		switch {
-		case slices.Contains(secondFactors, m):
-			return 4
-		case !slices.Contains(knowledge, m):
-			level = 2
-		}
-	}
-	return level
-}

@@ -70,7 +70,7 @@ func describe(p *authn.Proof) string {
 	return fmt.Sprintf(" %+v %+v %+v %+v %+v", q, narrowed, p.Constraints, p.Subject, p.NotAfter)
 }
 
-// S-01, S-10: what a session proves.
+// S-01, S-10, X-01: what a session proves.
 func TestSession(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -79,8 +79,8 @@ func TestSession(t *testing.T) {
 		amr  []string
 		want int
 	}{
-		{nil, 1}, {[]string{"pwd"}, 1}, {[]string{"pwd", "pin"}, 1}, {[]string{"user"}, 2}, {[]string{"pwd", "geo"}, 2},
-		{[]string{"pwd", "otp"}, 4}, {[]string{"hwk"}, 4}, {[]string{"mfa", "pwd"}, 4}, {[]string{"swk"}, 4},
+		{nil, 2}, {[]string{"pwd"}, 2}, {[]string{"pwd", "pin"}, 2}, {[]string{"user"}, 2}, {[]string{"pwd", "geo"}, 2},
+		{[]string{"pwd", "otp"}, 4}, {[]string{"hwk"}, 2}, {[]string{"mfa", "pwd"}, 4}, {[]string{"pwd", "swk"}, 4},
 	} {
 		secret := s.login("alice", func(d *store.Session) { d.AMR, d.ACR = c.amr, "urn:x" })
 		p, err := s.askSession(s.Mirror, secret)

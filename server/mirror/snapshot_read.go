@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"hash"
 	"io"
 	"time"
@@ -130,7 +131,7 @@ func (r *reader) sealed() []byte {
 }
 
 // over reports whether nothing follows.
-func (r *reader) over() bool { return r.err == nil && !r.fill(1) && r.err == io.EOF }
+func (r *reader) over() bool { return r.err == nil && !r.fill(1) && errors.Is(r.err, io.EOF) }
 
 func (r *reader) read(n int) []byte {
 	if !r.fill(n) {

@@ -86,7 +86,7 @@ func (r *Registry) VerifyPassword(ctx context.Context, call Call, tenant, id str
 		// An unknown name is not noted: it may be a password in the wrong field.
 		refused.Target, refused.Tenant, hash = string(store.KindPrincipal)+"/"+p.Key(), p.Tenant, p.Password
 	}
-	locks := r.logins.locks(tenant, id, call.Client)
+	locks := r.logins.locks(tenant, id, call.Client, r.now())
 	if !r.logins.try(locks, r.now()) {
 		return nil, r.failed(ctx, call, actionLogin, refused, loginFailed())
 	}
@@ -98,7 +98,7 @@ func (r *Registry) VerifyPassword(ctx context.Context, call Call, tenant, id str
 	case !good || p == nil:
 		return nil, r.failed(ctx, call, actionLogin, refused, loginFailed())
 	}
-	r.logins.clear(locks)
+	r.logins.clear(locks, r.now())
 	return r.rehash(ctx, p, secret)
 }
 

@@ -2,6 +2,7 @@ package signer_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -76,7 +77,7 @@ func verify(set []byte, text string) (*jose.Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, _ := keys.Find(nil, token.KeyID(), token.Algorithm()) //nolint:staticcheck // a set in RAM looks at no context
+	found, _ := keys.Find(context.Background(), token.KeyID(), token.Algorithm())
 	_, err = jose.Verify(token, found, []string{"EdDSA"})
 	return token, err
 }

@@ -22,7 +22,8 @@
 // A field is part of the file if it has a tag: `yaml:"name"` with options after
 // commas. "required" refuses a mapping without it, "scalar" accepts one value
 // where a list is meant, "blank" takes a name with nothing behind it for an empty
-// list, "inline" puts a struct's fields beside its own.
+// list, "empty" takes [] for one that is meant, "inline" puts a struct's fields beside
+// its own.
 //
 // # Secrets
 //
@@ -344,7 +345,8 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string) {
 			seen[at] = key
 			at := d.join(path, key.Value)
 			d.setPlace(at, key, val)
-			if field := v.FieldByIndex(f.index); f.blank && isEmpty(val) {
+			meant := f.empty && val.Kind == yaml.SequenceNode && len(val.Content) == 0
+			if field := v.FieldByIndex(f.index); meant || f.blank && isEmpty(val) {
 				field.Set(reflect.MakeSlice(field.Type(), 0, 0))
 			} else {
 				d.value(val, field, at, f.scalar)

@@ -245,3 +245,20 @@ func TestBlankList(t *testing.T) {
 		}
 	}
 }
+
+// An empty list is meant only where its field says that it can be.
+func TestEmptyList(t *testing.T) {
+	t.Parallel()
+	type file struct {
+		Lax    []string `yaml:"lax,empty"`
+		Strict []string `yaml:"strict"`
+	}
+	for src, ok := range map[string]bool{"lax: []\n": true, "lax:\n": false, "lax: ''\n": false, "lax: {}\n": false, "lax: []\nlax: [a]\n": false, "strict: []\n": false} {
+		f := file{Lax: []string{"default"}}
+		if err := strictyaml.Decode("a.yaml", []byte(src), &f, strictyaml.RefuseEmptyLists()); (err == nil) != ok {
+			t.Errorf("%q: %v", src, err)
+		} else if ok && (f.Lax == nil || len(f.Lax) > 0) {
+			t.Errorf("%q: %#v", src, f.Lax)
+		}
+	}
+}

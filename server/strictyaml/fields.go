@@ -18,6 +18,7 @@ type field struct {
 	required bool
 	scalar   bool
 	blank    bool
+	empty    bool
 }
 
 type fields []field
@@ -66,6 +67,7 @@ func collectFields(t reflect.Type, index []int) fields {
 			required: slices.Contains(options, "required"),
 			scalar:   slices.Contains(options, "scalar"),
 			blank:    slices.Contains(options, "blank") && sf.Type.Kind() == reflect.Slice,
+			empty:    slices.Contains(options, "empty") && sf.Type.Kind() == reflect.Slice,
 		})
 	}
 	return all

@@ -323,9 +323,10 @@ func (a *Authenticator) check(ctx context.Context, t *Try, is *subject) (bool, e
 // accept makes the proof of a user whose password was right, and remembers it unless
 // the user has changed since the check began.
 func (a *Authenticator) accept(t *Try, was *subject) (*authn.Proof, error) {
-	p, state, same := (*policy.Principal)(nil), policy.StateNone, true
+	var p *policy.Principal
+	state, same := policy.StateNone, true
 	if was.user != nil {
-		p = &policy.Principal{ID: t.Name, Kind: policy.KindUser, Tenant: t.Tenant, Roles: was.user.roles, Issuer: issuerFile}
+		p = &policy.Principal{ID: t.Name, Kind: policy.KindUser, Tenant: t.Tenant, Roles: was.user.roles, Issuer: Issuer}
 	} else {
 		now := a.look(t)
 		if now.person == nil {

@@ -135,9 +135,9 @@ func (c *Config) Warnings() []string {
 // who splits a user-id into tenant and name.
 func (c *Config) who(user string) (tenant, name string) {
 	at := -1
-	switch {
-	case c.TenantSeparator == "":
-	case c.TenantSeparator == tenantLast:
+	switch c.TenantSeparator {
+	case "":
+	case tenantLast:
 		at = strings.LastIndex(user, tenantLast)
 		if at >= 0 {
 			tenant, name = user[at+1:], user[:at]

@@ -23,9 +23,9 @@ const (
 	maxFaults = 100
 )
 
-// issuerFile vouches for the users of the file: they are others than those of the store
-// who have the same name.
-const issuerFile = "htpasswd"
+// Issuer vouches for the users of the file, in principals: they are others than those of
+// the store who have the same name.
+const Issuer = "htpasswd"
 
 // fileUser is a line of the file.
 type fileUser struct {

@@ -32,7 +32,7 @@ func (k *key) of(t *Try, is subject) [32]byte {
 	inner = appendPart(inner, t.Name)
 	inner = appendPart(inner, t.Password.Reveal())
 	if is.user != nil {
-		inner = appendPart(inner, issuerFile)
+		inner = appendPart(inner, Issuer)
 		inner = appendPart(inner, is.user.line)
 	} else {
 		inner = appendVersion(inner, is.version)

@@ -151,7 +151,7 @@ func (r *reader) proof(answer jose.Value, life jose.Lifetime) (*authn.Proof, err
 	}
 	p.Kind = cmp.Or(r.kind, p.Kind)
 	p.Claims = jose.PassClaims(answer, r.pass)
-	p.Method, p.Assurance, p.Issuer = r.method, r.assurance, r.issuer
+	p.Method, p.Assurance, p.Issuer = r.method, authn.Assurance(r.assurance, p.AMR), r.issuer
 	p.AuthTime, p.IssuedAt, p.ExpiresAt = life.Authenticated, life.Issued, life.Expires
 	agent := ""
 	if p.Kind == policy.KindAgent {

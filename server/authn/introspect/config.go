@@ -94,7 +94,8 @@ type Config struct {
 	Kind policy.Kind `yaml:"kind"`
 	// Method is the name by which routes know these tokens; default oauth.
 	Method policy.Method `yaml:"method"`
-	// Assurance is the level of the proof, 1 to 4; default 3.
+	// Assurance is the level of the proof, 1 to 4; default 3. If the member amr shows a
+	// second factor (RFC 8176: mfa, or say pwd and otp), it is 4.
 	Assurance int `yaml:"assurance"`
 	// Constraints limit where and when the issuer's tokens may be used.
 	Constraints *policy.Constraints `yaml:"constraints"`
@@ -247,7 +248,7 @@ func (c *Config) CacheConfig() authn.CacheConfig {
 		MaxTTL:      full.Cache.MaxTTL,
 		NegativeTTL: full.Cache.Negative,
 		StaleFor:    full.Cache.StaleFor,
-		Timeout:     full.HTTP.Timeout + time.Second,
+		Timeout:     2*full.HTTP.Timeout + time.Second, // a turn is waited for as long
 	}
 }
 

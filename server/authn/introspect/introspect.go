@@ -29,6 +29,7 @@
 package introspect
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,7 +114,8 @@ func New(cfg Config, deps Deps) (*Authenticator, error) {
 func (a *Authenticator) Authenticate(ctx context.Context, c *authn.Credential) (*authn.Proof, error) {
 	// 1. Shape.
 	token := c.Secret.Reveal()
-	if err := a.checkShape(token); err != nil {
+	own, err := a.checkShape(token)
+	if err != nil {
 		return nil, err
 	}
 
@@ -128,36 +130,58 @@ func (a *Authenticator) Authenticate(ctx context.Context, c *authn.Credential) (
 
 	// 4. Answer, 5. claims.
 	proof, err := a.reader.read(body)
-	if refusal := (*authn.Refusal)(nil); err != nil && !errors.As(err, &refusal) {
-		return nil, fmt.Errorf("introspection at %s: %w", a.asker.name, err)
+	if err == nil {
+		err = bind(proof, own)
 	}
-	return proof, err
+	switch refusal := (*authn.Refusal)(nil); {
+	case err == nil:
+		return proof, nil
+	case errors.As(err, &refusal):
+		return nil, err
+	}
+	return nil, fmt.Errorf("introspection at %s: %w", a.asker.name, err)
+}
+
+// bind adds to a proof what a JWT itself says that it is bound to: an answer may leave
+// that out, but the issuer has found the text to be its own.
+func bind(proof *authn.Proof, own authn.Confirmation) error {
+	of := &proof.Confirm
+	for _, c := range [...]struct {
+		said *string
+		own  string
+	}{{&of.Certificate, own.Certificate}, {&of.Key, own.Key}} {
+		if *c.said != "" && c.own != "" && *c.said != c.own {
+			return authn.Refuse(policy.ReasonBinding, "the token and the answer about it bind it to different keys")
+		}
+		*c.said = cmp.Or(*c.said, c.own)
+	}
+	return nil
 }
 
 // keyPrefix begins Postern's own keys and tokens, which nobody else needs to see.
 const keyPrefix = "pst_"
 
 // checkShape tells which tokens are nobody's of this issuer, and refuses those that are
-// none.
-func (a *Authenticator) checkShape(token string) error {
+// none. It returns what a JWT says that it is bound to.
+func (a *Authenticator) checkShape(token string) (bound authn.Confirmation, err error) {
 	switch {
 	case token == "" || strings.HasPrefix(token, keyPrefix) || !a.hasPrefix(token):
-		return authn.ErrNotMine
+		return bound, authn.ErrNotMine
 	case looksSigned(token) && !a.acceptJWTs:
-		return authn.ErrNotMine
+		return bound, authn.ErrNotMine
 	case len(token) > a.maxBytes:
-		return authn.Refuse(policy.ReasonTokenTooLarge, fmt.Sprintf("token of %d bytes, the issuer's may have %d", len(token), a.maxBytes))
+		return bound, authn.Refuse(policy.ReasonTokenTooLarge, fmt.Sprintf("token of %d bytes, the issuer's may have %d", len(token), a.maxBytes))
 	}
 	for i := range len(token) {
 		// RFC 6749 appendix A.12, without the space that no place can carry.
 		if c := token[i]; c <= ' ' || c > '~' {
-			return authn.Refuse(policy.ReasonCredentialMalformed, "the token holds what no access token may (RFC 6749 appendix A.12)")
+			return bound, authn.Refuse(policy.ReasonCredentialMalformed, "the token holds what no access token may (RFC 6749 appendix A.12)")
 		}
 	}
 	if looksSigned(token) {
 		return a.reader.checkSigned(token)
 	}
-	return nil
+	return bound, nil
 }
 
 func (a *Authenticator) hasPrefix(token string) bool {
@@ -179,20 +203,19 @@ func looksSigned(token string) bool {
 // ask.
 var errBusy = errors.New("too many questions are under way")
 
-// ask asks the issuer, if it is well and a slot is free in time. The time that a
-// question may take includes the wait for its slot.
+// ask asks the issuer, if it is well and a slot is free in time. A question has its whole
+// time when it has its slot: if the wait was part of it, strangers who keep the slots
+// taken would have the questions of all others fail, and that open the breaker.
 func (a *Authenticator) ask(parent context.Context, token string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(parent, a.timeout)
-	defer cancel()
-	select {
-	case a.slots <- struct{}{}:
-		defer func() { <-a.slots }()
-	case <-ctx.Done():
-		return nil, errBusy
+	if err := a.turn(parent); err != nil {
+		return nil, err
 	}
+	defer func() { <-a.slots }()
 	if err := a.breaker.Allow(); err != nil {
 		return nil, fmt.Errorf("%w: %w", authn.ErrUnreachable, err)
 	}
+	ctx, cancel := context.WithTimeout(parent, a.timeout)
+	defer cancel()
 	body, err := a.asker.ask(ctx, token)
 	switch {
 	case err != nil && parent.Err() != nil:
@@ -203,6 +226,24 @@ func (a *Authenticator) ask(parent context.Context, token string) ([]byte, error
 		a.breaker.Done(nil)
 	}
 	return body, err
+}
+
+// turn waits for a slot, no longer than a question may take.
+func (a *Authenticator) turn(parent context.Context) error {
+	select {
+	case a.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	patience := time.NewTimer(a.timeout)
+	defer patience.Stop()
+	select {
+	case a.slots <- struct{}{}:
+		return nil
+	case <-parent.Done():
+	case <-patience.C:
+	}
+	return errBusy
 }
 
 // Close ends what is done apart from questions: a search for the endpoint, and the
@@ -244,11 +285,15 @@ func (a *Authenticator) Status() Status {
 
 // checkSigned looks at a JWS that the issuer is going to be asked about. Nothing of it
 // is proven. It says whose it claims to be, so that nobody else's is shown to this
-// issuer, and which type it has, which an answer need not repeat.
-func (r *reader) checkSigned(token string) error {
+// issuer, and which type it has and what it is bound to, which an answer need not repeat.
+func (r *reader) checkSigned(token string) (bound authn.Confirmation, err error) {
 	parsed, err := jose.ParseCompact(token, jose.Limits{Bytes: r.maxTokenBytes})
 	if err != nil || !parsed.Claims().Get("iss").Is(r.issuer) {
-		return authn.ErrNotMine
+		return bound, authn.ErrNotMine
 	}
-	return refuse(jose.CheckAccessToken(parsed, false))
+	if err := jose.CheckAccessToken(parsed, false); err != nil {
+		return bound, refuse(err)
+	}
+	bound.Certificate, bound.Key, err = jose.ReadConfirmation(parsed.Claims().Get("cnf"))
+	return bound, refuse(err)
 }

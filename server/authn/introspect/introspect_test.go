@@ -338,7 +338,7 @@ func TestPrincipal(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := proof.Principal
-	if p.ID != "alice" || p.Kind != policy.KindUser || p.Tenant != "acme" || p.Issuer != issuerURL || p.Method != policy.MethodOAuth || p.Assurance != 3 ||
+	if p.ID != "alice" || p.Kind != policy.KindUser || p.Tenant != "acme" || p.Issuer != issuerURL || p.Method != policy.MethodOAuth || p.Assurance != 4 ||
 		fmt.Sprintf("%v %v %v %v %v %v", p.Roles, p.Scopes, p.AMR, p.ACR, p.Actors, p.Claims) != "[admin] [read write] [pwd otp] high [{agent-7 }] map[team:blue]" ||
 		p.CredentialID != "t-1" || !p.AuthTime.Equal(start.Add(-time.Hour)) || !p.ExpiresAt.Equal(start.Add(time.Hour)) {
 		t.Errorf("%+v", p)
@@ -367,8 +367,8 @@ func TestPrincipal(t *testing.T) {
 		t.Errorf("a client that is not accepted: %s", got)
 	}
 	cfg.Clients, cfg.Kind, cfg.Method, cfg.Assurance = nil, policy.KindAgent, "partner", 2
-	proof, err = made(t, i, cfg).Authenticate(t.Context(), credential("user"))
-	if err != nil || proof.Principal.Kind != policy.KindAgent || proof.Subject.Agent != "alice" || proof.Principal.Method != "partner" || proof.Principal.Assurance != 2 {
+	proof, err = made(t, i, cfg).Authenticate(t.Context(), credential("service"))
+	if err != nil || proof.Principal.Kind != policy.KindAgent || proof.Subject.Agent != "app" || proof.Principal.Method != "partner" || proof.Principal.Assurance != 2 {
 		t.Errorf("%+v, %v", proof, err)
 	}
 }

@@ -1,0 +1,119 @@
+package postern.lib.agents_test
+
+import data.postern.lib.agents
+
+table := {
+	"tools": {
+		"search": {},
+		"orders.refund": {"scopes": ["orders.write"], "limits": {"amount": 100}},
+		"mail.send": {"delegated": true},
+		"deploy": {"peers": ["spiffe://prod/sandbox/", "spiffe://prod/ci"]},
+	},
+	"grants": {"support": ["search", "orders.*", "mail.send", "unknown"], "operator": ["*"]},
+}
+
+calls(tool, arguments) := {
+	"principal": {"id": "bot", "kind": "agent", "roles": ["support"], "scopes": ["orders.write"], "actors": []},
+	"request": {"segments": ["mcp"]},
+	"parsed_body": {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}},
+}
+
+acts(action, properties) := {
+	"principal": {"id": "bot", "kind": "agent", "roles": ["support"], "scopes": ["orders.write"], "actors": []},
+	"target": {"action": {"action": action, "properties": properties}},
+}
+
+decides(question) := d if d := agents.decision with input as question with data.agents as table
+
+# A-19 A-08
+test_a_tool_is_granted_by_a_role if {
+	decides(calls("search", {})).allow
+	decides(acts("search", {})).allow
+	decides(calls("orders.refund", {"amount": 100})).allow
+	decides(acts("orders.refund", {"amount": 100})).allow
+}
+
+# A-08
+test_what_is_not_granted_is_denied if {
+	every tool in ["deploy", "unknown", "orders", "Search", "orders.refund2", ""] {
+		not decides(calls(tool, {})).allow
+		not decides(acts(tool, {})).allow
+	}
+	"the tool is not granted" in decides(calls("deploy", {})).deny
+	not agents.decision.allow with input as calls("search", {})
+}
+
+# A-08
+test_a_tool_without_an_entry_is_nobodys if {
+	question := object.union(calls("unknown", {}), {"principal": {"roles": ["operator"]}})
+	not decides(question).allow
+}
+
+# A-12 A-18
+test_scopes_that_a_tool_needs if {
+	question := object.union(calls("orders.refund", {}), {"principal": {"scopes": []}})
+	answer := decides(question)
+	not answer.allow
+	answer.missing_scopes == {"orders.write"}
+}
+
+# A-08
+test_arguments_have_limits if {
+	every amount in [101, 1e100, "1", null, true, [1], {}] {
+		not decides(calls("orders.refund", {"amount": amount})).allow
+		not decides(acts("orders.refund", {"amount": amount})).allow
+	}
+	not decides(calls("orders.refund", [101])).allow
+	not decides(calls("orders.refund", "amount=1")).allow
+	decides(calls("orders.refund", {})).allow
+}
+
+# A-07
+test_chains_are_short if {
+	actor := {"id": "x", "kind": "agent"}
+	question := object.union(calls("search", {}), {"principal": {"actors": [actor, actor, actor]}})
+	decides(question).allow
+	longer := object.union(calls("search", {}), {"principal": {"actors": [actor, actor, actor, actor]}})
+	not decides(longer).allow
+	not agents.decision.allow with input as question with data.agents as object.union(table, {"depth": 2})
+}
+
+# A-13
+test_some_tools_need_a_user_behind_the_agent if {
+	not decides(calls("mail.send", {})).allow
+	for_ann := {"principal": {"id": "ann", "kind": "user", "actors": [{"id": "bot", "kind": "agent"}]}}
+	decides(object.union(calls("mail.send", {}), for_ann)).allow
+	alone := {"principal": {"id": "ann", "kind": "user"}}
+	not decides(object.union(calls("mail.send", {}), alone)).allow
+}
+
+# A-15
+test_some_tools_need_a_sandbox if {
+	question := object.union(calls("deploy", {}), {"principal": {"roles": ["operator"]}})
+	not decides(question).allow
+	every id in ["spiffe://prod/sandbox/7", "spiffe://prod/ci"] {
+		decides(object.union(question, {"peer": {"id": id}})).allow
+	}
+	every id in ["spiffe://prod/sandboxes/7", "spiffe://prod/ci2", "spiffe://prod/ci/", "", "spiffe://prod/sandbox"] {
+		not decides(object.union(question, {"peer": {"id": id}})).allow
+	}
+}
+
+test_other_messages_of_mcp if {
+	decides(json.patch(calls("search", {}), [{"op": "replace", "path": "/parsed_body/method", "value": "tools/list"}])).allow
+}
+
+test_what_cannot_be_read_is_denied if {
+	every body in [null, [], "", 7, {}, {"method": null}, {"method": ["tools/call"]}, [{"method": "tools/call"}]] {
+		question := json.patch(calls("search", {}), [{"op": "replace", "path": "/parsed_body", "value": body}])
+		answer := decides(question)
+		not answer.allow
+		"the request cannot be read as one call" in answer.deny
+	}
+}
+
+test_other_requests_are_not_decided_here if {
+	elsewhere := {"principal": {"roles": ["support"]}, "request": {"segments": ["orders", "7"]}, "parsed_body": {"amount": 1}}
+	not decides(elsewhere)
+	not agents.applies with input as elsewhere
+}

@@ -1,0 +1,136 @@
+package rego_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/policy/rego"
+)
+
+// An explanation says what the policy could read, what stood there, which rules were
+// tried, and at which expression those failed that had no answer.
+func TestExplanation(t *testing.T) {
+	t.Parallel()
+	s := compile(t, module(`default decision := false
+
+decision if {
+	owner
+	input.principal.tenant == "acme"
+	not input.principal.acr
+}
+
+owner if input.principal.id == data.owners[input.request.segments[1]]`), rego.Config{})
+	x, err := s.Explain(t.Context(), input())
+	if err != nil || x.Verdict.Allow || x.Verdict.Rule != "data.postern.authz.owner" || x.Verdict.Line != 10 {
+		t.Errorf("%+v, %v", x.Verdict, err)
+	}
+	reads := []rego.Reading{
+		{Path: "input.principal.acr", Value: `""`},
+		{Path: "input.principal.id", Value: `"ann"`},
+		{Path: "input.principal.tenant", Value: `"acme"`},
+		{Path: "input.request.segments[1]", Value: `"7"`},
+	}
+	if diff := cmp.Diff(reads, x.Reads); diff != "" {
+		t.Error(diff)
+	}
+	steps := []rego.Step{
+		{Rule: "data.postern.authz.decision", File: "authz.rego", Line: 4, Failed: "owner", FailedLine: 5},
+		{Rule: "data.postern.authz.owner", File: "authz.rego", Line: 10, Failed: "input.principal.id == data.owners[input.request.segments[1]]", FailedLine: 10},
+	}
+	if diff := cmp.Diff(steps, x.Steps); diff != "" {
+		t.Error(diff)
+	}
+	// It leaves the cache alone, and its places are given back.
+	if st := s.Stats(); st.Entries+int64(st.Misses)+int64(st.Hits) != 0 || rego.PlacesTaken(s) != 0 {
+		t.Errorf("%+v", st)
+	}
+	// Where there is nobody, nothing stands where a principal would.
+	x, err = s.Explain(t.Context(), input(func(in *policy.Input) { in.Principal = nil }))
+	if err != nil || !x.Reads[1].Absent || x.Reads[1].Value != "" {
+		t.Errorf("%+v, %v", x.Reads, err)
+	}
+}
+
+// An explanation agrees with the decision, verdict by verdict.
+func TestExplanationAgrees(t *testing.T) {
+	t.Parallel()
+	for _, text := range trickyPolicies {
+		s := compile(t, module(text), rego.Config{})
+		for i := range 5 {
+			in := input(func(in *policy.Input) { in.Principal.ID = fmt.Sprint("a", i) })
+			want, _, wantErr := s.Decide(t.Context(), in)
+			x, err := s.Explain(t.Context(), in)
+			if (err == nil) != (wantErr == nil) || err == nil && want.Allow != x.Verdict.Allow {
+				t.Errorf("%s: %+v %v, want %+v %v", text, x.Verdict, err, want, wantErr)
+			}
+		}
+	}
+}
+
+// No secret is explained: not of a header that the policy may see, not of a body, and
+// not of what is named like one, however the policy reads it.
+func TestExplanationShowsNoSecret(t *testing.T) {
+	t.Parallel()
+	const secret = "hunter2hunter2"
+	in := input(func(in *policy.Input) {
+		in.Attributes.Headers = policy.Headers{{Name: "authorization", Value: secret}, {Name: "x-api-key", Value: secret}, {Name: "x-mine", Value: secret}}
+		in.Principal.Claims = map[string]any{"refresh_token": secret, "deep": []any{map[string]any{"password": secret}}}
+		withBody("application/json", `{"a":"`+secret+`"}`)(in)
+	})
+	for _, text := range []string{
+		`decision if input.attributes.request.http.headers.authorization == "x"`,
+		`decision if input.attributes.request.http.headers["x-mine"] == "x"`,
+		`decision if input.attributes.request.http.headers[_] == "x"`,
+		`decision if input.principal.claims.refresh_token == "x"`,
+		`decision if input.principal.claims.deep[_].password == "x"`,
+		`decision if input.parsed_body.a == "x"`,
+		`decision if input.attributes.request.http.body == "x"`,
+		`decision if input.parsed_body == "x"`,
+		`decision if count(input.attributes) == 77`,
+		`decision if count(input) == 77`,
+	} {
+		s := compile(t, module(text), rego.Config{InsecureExposeCredentials: true, CredentialHeaders: []string{"x-mine"}})
+		x, err := s.Explain(t.Context(), in)
+		if err != nil || len(x.Reads) == 0 {
+			t.Errorf("%s: %v", text, err)
+		}
+		if shown := fmt.Sprintf("%+v %+v %+v", x.Reads, x.Steps, x.Verdict); strings.Contains(shown, "hunter2") {
+			t.Errorf("%s: %s", text, shown)
+		}
+	}
+}
+
+// Whatever goes wrong is the same error as for a request.
+func TestExplanationOfFaults(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]error{
+		`decision if count(numbers.range(1, 1000000000)) == 1`:                                              &rego.Fault{},
+		`decision if { some a in numbers.range(1, 60000); some b in numbers.range(1, 60000); a * b == -1 }`: rego.ErrTimeout,
+	} {
+		x, err := compile(t, module(text), rego.Config{}).Explain(t.Context(), input())
+		_, isFault := errors.AsType[*rego.Fault](err)
+		_, wantFault := errors.AsType[*rego.Fault](want)
+		if x == nil || x.Verdict != nil || isFault != wantFault || !wantFault && !errors.Is(err, want) {
+			t.Errorf("%+v, %v, want %v", x, err, want)
+		}
+	}
+	x, err := compile(t, module("decision := true\ndecision := false"), rego.Config{}).Explain(t.Context(), input())
+	if err != nil || x.Verdict.Reason != policy.ReasonPolicyResult {
+		t.Errorf("%+v, %v", x.Verdict, err)
+	}
+	x, err = compile(t, module(`decision if input.request.path == "/"`), rego.Config{}).Explain(t.Context(), at(strings.Repeat("x", 70_000)))
+	if err != nil || x.Verdict.Reason != policy.ReasonRequestTooLarge {
+		t.Errorf("%+v, %v", x.Verdict, err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := compile(t, module(`decision if input.request.path == "/"`), rego.Config{}).Explain(gone, input()); err != nil && !errors.Is(err, rego.ErrTimeout) && !errors.Is(err, rego.ErrOverloaded) {
+		t.Error(err)
+	}
+}
