@@ -129,7 +129,7 @@ func (p *parts) addBasic(cfg *Config, prev kinds, env surroundings) error {
 		return nil
 	}
 	_, err := p.kinds.add(prev, "basic", *cfg.Basic, func() (*kind, error) {
-		deps := basic.Deps{Now: env.now}
+		deps := basic.Deps{Now: env.now, Patience: cfg.Limits.Deadline}
 		if env.plane != nil {
 			deps.People, deps.Verify = env.plane.mirror.People(), env.plane.verifyPassword
 		}

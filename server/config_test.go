@@ -358,6 +358,10 @@ policy:
   proto_descriptor: rel/descriptors
 store: {path: rel/db, mode: available, snapshot: rel/snapshot}
 admin_api: {roles: rel/roles}
+decisions:
+  events:
+    file: {path: rel/decisions}
+    service: {url: "https://l.test/logs", ca_file: rel/ca, credentials: {bearer_file: rel/token}}
 `
 	if err := os.WriteFile(name, []byte(src), 0o600); err != nil {
 		t.Fatal(err)
@@ -381,6 +385,7 @@ admin_api: {roles: rel/roles}
 	every.Workloads = &workload.Config{TrustDomains: make([]workload.TrustDomain, 1), Clients: make([]workload.Client, 1)}
 	every.Vault, every.AppSessions = []vault.Config{{Login: vault.Login{Cert: &vault.Cert{}}}}, make([]appsession.Config, 1)
 	every.Policy.Keys = make([]bundle.Key, 1)
+	every.Decisions.Events = &server.DecisionEvents{File: &server.EventFile{}, Service: &bundle.Upload{}}
 	every.Policy.Bundles = []bundle.Bundle{{Credentials: bundle.Credentials{ClientCertificate: &bundle.ClientCertificate{}}}}
 	elsewhere := []string{".policy.path", ".workloads.trust_domains.keys.file", ".workloads.clients.keys.file"} // which exclude others above
 	walkPaths(reflect.ValueOf(every), "", func(field, _ string) {
@@ -388,7 +393,7 @@ admin_api: {roles: rel/roles}
 			t.Errorf("%s names a file and is not in this test: set it above, and see Config.rebase", field)
 		}
 	})
-	if len(found) != 32 {
+	if len(found) != 35 {
 		t.Errorf("%d fields: %v", len(found), found)
 	}
 }

@@ -68,14 +68,6 @@ func BenchmarkWarmCheck(b *testing.B) {
 		return audit.Tee{audit.NewMetrics(prometheus.NewRegistry()), audit.NewRing(10_000)}
 	}
 	b.Run("events off", func(b *testing.B) { warmly(b, usual()) })
-	// What a request pays: nobody makes events of what is copied, and what does not fit
-	// is given back.
-	b.Run("events copied", func(b *testing.B) {
-		idle := make(chan struct{})
-		events := audit.NewEvents(audit.EventsConfig{Allows: true, Policy: func() audit.Policy { <-idle; return nil }})
-		b.Cleanup(func() { close(idle); _ = events.Close(context.Background()) })
-		warmly(b, append(usual(), events))
-	})
 	// The whole, with the goroutine that makes events and the file beside it.
 	b.Run("events to a file", func(b *testing.B) {
 		cfg := &DecisionEvents{File: &EventFile{Path: strictyaml.Path(filepath.Join(b.TempDir(), "decisions.jsonl"))}}

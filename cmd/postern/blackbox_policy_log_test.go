@@ -80,7 +80,7 @@ func logging(t testing.TB, c *collector, query string) (w world, key string) {
 	t.Helper()
 	w = prepare(t, "decisions", "@URL@", c.URL, "@QUERY@", query)
 	w.write(t, "token", bundleToken)
-	return w, w.mint(t, order{principal: "ann", tenant: "acme"})
+	return w, w.mint(t, order{id: "ann", tenant: "acme", metadata: map[string]string{"team": "billing"}})
 }
 
 // at finds what stands at a path of JSON.

@@ -524,6 +524,7 @@ issuers: [{url: https://login.example.com, audiences: [orders], jwks_file: jwks.
 credentials:
   - {from: header:authorization/bearer, use: [api_key, jwt, oauth]}
 introspection: [{issuer: "https://as.example.com", url: "https://as.example.com/introspect", bearer_token: "${file:pepper}", audiences: [orders]}]
+decisions: {events: {file: {path: decisions.jsonl}}}
 `
 
 // bundlesConfig is a policy in a bundle that nothing serves.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -84,7 +85,23 @@ func (c *Scribe) Input(in *policy.Input) (doc map[string]any, err error) {
 		return nil, err
 	}
 	doc, _ = j.(map[string]any)
+	c.hideFields(doc)
 	return doc, r.err
+}
+
+// hideFields takes out the fields that carry credentials under names that only look
+// like theirs: a request that was refused because it could be read in two ways is
+// logged as it came, and AUTHORIZATION is one of the two.
+func (c *Scribe) hideFields(doc map[string]any) {
+	at := doc
+	for _, step := range []string{"attributes", "request", "http", "headers"} {
+		at, _ = at[step].(map[string]any)
+	}
+	for name := range at {
+		if c.plan.view.hidden[strings.ToLower(strings.TrimSpace(name))] {
+			delete(at, name)
+		}
+	}
 }
 
 // Mask asks what of an event is not for the log: a list as in OPA's data.system.log.mask,

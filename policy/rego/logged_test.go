@@ -7,6 +7,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/policy/rego"
 )
 
@@ -33,7 +34,9 @@ func TestScribeInput(t *testing.T) {
 	t.Parallel()
 	for _, exposed := range []bool{false, true} {
 		s := scribe(t, "", rego.Config{InsecureExposeCredentials: exposed, CredentialHeaders: []string{"x-region"}})
-		doc, err := s.Input(input())
+		doc, err := s.Input(input(func(in *policy.Input) {
+			in.Attributes.Headers = append(in.Attributes.Headers, policy.Headers{{Name: "Authorization", Value: "Bearer secret-token"}, {Name: "X-REGION ", Value: "secret-token"}}...)
+		}))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,5 +1,5 @@
 // Package audit remembers decisions: a ring in RAM for `postern explain`, a log
-// for people and machines, and metrics.
+// for people and machines, events in OPA's format, and metrics.
 //
 // Nothing here delays an answer or makes it fail. The ring copies what it keeps
 // into fixed slots, so that it neither allocates nor holds on to the memory of a
@@ -7,9 +7,16 @@
 // counts what does not fit. Async does the same for the process's own log, in which
 // the lines of decisions end as well.
 //
+// Events hold the whole input of the policy. On the path of the request they are
+// copied into a pooled entry, which is bounded in number and in bytes, and nothing
+// else is done. One goroutine makes the event of it: it asks the policy for the input
+// document, takes out what is not for logs, asks the policy in force what else to mask
+// or to drop, and hands the JSON to an outbox for each sink (file, stdout, a service),
+// each with a goroutine of its own, so that none waits for another.
+//
 // No record holds a secret: credentials never get here, the query of a URL is
 // left out, and every text of the client is cut to 256 bytes and escaped by
-// whoever prints it.
+// whoever prints it. Events have their own rules (Event.withhold).
 package audit
 
 import (
@@ -39,6 +46,9 @@ type Record struct {
 	// Found says where credentials were found, for example
 	// "header:authorization/bearer"; empty for none.
 	Found string
+	// Input is what a policy is asked, as far as the check got. It is valid during
+	// Record only; the Attributes in it stay as they are.
+	Input *policy.Input
 }
 
 // texts are the fields whose memory belongs to the request.

@@ -31,6 +31,7 @@ func (l *Log) Record(r *Record) {
 		return
 	}
 	own := *r
+	own.Input = nil
 	for _, text := range own.texts() {
 		*text = strings.Clone(cut(*text))
 	}

@@ -41,10 +41,21 @@ func (q *queue[T]) run(handle func(T)) {
 }
 
 func (q *queue[T]) put(item T) {
+	if !q.offer(item) {
+		q.dropped.Add(1)
+	}
+}
+
+// isFull says that the next item would be lost, if nothing happens in between.
+func (q *queue[T]) isFull() bool { return len(q.items) == cap(q.items) }
+
+// offer is put for somebody who counts himself.
+func (q *queue[T]) offer(item T) bool {
 	select {
 	case q.items <- item:
+		return true
 	default:
-		q.dropped.Add(1)
+		return false
 	}
 }
 

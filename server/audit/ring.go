@@ -37,6 +37,7 @@ func (r *Ring) Record(rec *Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.record, s.buf = *rec, s.buf[:0]
+	s.record.Input = nil
 	for i, text := range s.record.texts() {
 		from := len(s.buf)
 		s.buf = append(s.buf, cut(*text)...)

@@ -87,6 +87,9 @@ type Deps struct {
 	Verify func(ctx context.Context, t Try) (bool, error)
 	// Hasher verifies the passwords of the file; default: one of its own.
 	Hasher Hasher
+	// Patience bounds one check, the time in the queue included; 1 s by default. What
+	// cannot be checked by then would be answered too late anyway.
+	Patience time.Duration
 	// Now is the clock; time.Now by default.
 	Now func() time.Time
 }
@@ -110,8 +113,8 @@ var _ authn.Authenticator = (*Authenticator)(nil)
 const (
 	// cached is how many right passwords are remembered.
 	cached = 100_000
-	// patience bounds one check, the time in the queue included.
-	patience = 10 * time.Second
+	// defaultPatience is Deps.Patience where it is not set.
+	defaultPatience = time.Second
 	// assurance is the level of a password.
 	assurance = 1
 )
@@ -133,6 +136,9 @@ func New(cfg Config, deps Deps) (*Authenticator, error) {
 	}
 	if deps.Now == nil {
 		deps.Now = time.Now
+	}
+	if deps.Patience <= 0 {
+		deps.Patience = defaultPatience
 	}
 	if deps.Hasher == nil {
 		h, err := password.New(password.Config{Workers: cfg.Workers, Queue: cfg.Queue}, password.Deps{})
@@ -261,7 +267,7 @@ func (a *Authenticator) fly(ctx context.Context, key [32]byte, t Try) (*authn.Pr
 				err = errors.New("basic: a check panicked")
 			}
 		}()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.deps.Patience)
 		defer cancel()
 		return a.prove(ctx, t)
 	})
