@@ -37,7 +37,8 @@ const (
 type CheckServiceClient interface {
 	// Check verifies a credential and decides on one request.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
-	// BatchCheck verifies one credential and decides on many requests with it.
+	// BatchCheck verifies one credential and decides on many requests with it. A
+	// credential for one use, such as a DPoP proof, covers the first of them only.
 	// Results keep the order of the requests.
 	BatchCheck(ctx context.Context, in *BatchCheckRequest, opts ...grpc.CallOption) (*BatchCheckResponse, error)
 	// Authenticate verifies a credential without evaluating any policy. There is no
@@ -96,7 +97,8 @@ func (c *checkServiceClient) Authenticate(ctx context.Context, in *AuthenticateR
 type CheckServiceServer interface {
 	// Check verifies a credential and decides on one request.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
-	// BatchCheck verifies one credential and decides on many requests with it.
+	// BatchCheck verifies one credential and decides on many requests with it. A
+	// credential for one use, such as a DPoP proof, covers the first of them only.
 	// Results keep the order of the requests.
 	BatchCheck(context.Context, *BatchCheckRequest) (*BatchCheckResponse, error)
 	// Authenticate verifies a credential without evaluating any policy. There is no
