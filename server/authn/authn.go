@@ -118,6 +118,17 @@ type Subject struct {
 	IssuedAt time.Time
 }
 
+// SubjectOf returns what a denylist may revoke of a principal that a token has named:
+// the token, who it is of, and the agent that it belongs to. What else the token says,
+// its session, client and signing key, is for the kind to add.
+func SubjectOf(p *policy.Principal) Subject {
+	s := Subject{TokenID: p.CredentialID, Issuer: p.Issuer, ID: p.ID, Tenant: p.Tenant, IssuedAt: p.IssuedAt}
+	if p.Kind == policy.KindAgent {
+		s.Agent = p.ID
+	}
+	return s
+}
+
 // ErrNotMine says that a credential is recognizably of another kind.
 var ErrNotMine = errors.New("not a credential of this kind")
 

@@ -153,25 +153,14 @@ func (r *reader) proof(answer jose.Value, life jose.Lifetime) (*authn.Proof, err
 	p.Claims = jose.PassClaims(answer, r.pass)
 	p.Method, p.Assurance, p.Issuer = r.method, authn.Assurance(r.assurance, p.AMR), r.issuer
 	p.AuthTime, p.IssuedAt, p.ExpiresAt = life.Authenticated, life.Issued, life.Expires
-	agent := ""
-	if p.Kind == policy.KindAgent {
-		agent = p.ID
-	}
+	subject := authn.SubjectOf(p)
+	subject.SessionID, subject.Client = who.Session, who.Client
 	return &authn.Proof{
 		Principal:   p,
 		Constraints: r.constraints,
 		NotAfter:    life.NotAfter,
 		Confirm:     authn.Confirmation{Certificate: certificate, Key: key},
 		State:       policy.StateStore,
-		Subject: authn.Subject{
-			TokenID:   p.CredentialID,
-			SessionID: who.Session,
-			Issuer:    r.issuer,
-			ID:        p.ID,
-			Client:    who.Client,
-			Agent:     agent,
-			Tenant:    p.Tenant,
-			IssuedAt:  life.Issued,
-		},
+		Subject:     subject,
 	}, nil
 }

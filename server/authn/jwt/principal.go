@@ -29,26 +29,14 @@ func (i *issuer) proof(claims jose.Value, key *jose.Key, life jose.Lifetime) (*a
 	p.Claims = jose.PassClaims(claims, i.pass)
 	p.Method, p.Assurance, p.Issuer = i.method, authn.Assurance(i.assurance, p.AMR), i.url
 	p.AuthTime, p.IssuedAt, p.ExpiresAt = life.Authenticated, life.Issued, life.Expires
-	agent := ""
-	if p.Kind == policy.KindAgent {
-		agent = p.ID
-	}
+	subject := authn.SubjectOf(p)
+	subject.SessionID, subject.KeyID, subject.Client = who.Session, key.ID, who.Client
 	return &authn.Proof{
 		Principal:   p,
 		Constraints: i.constraints,
 		NotAfter:    life.NotAfter,
 		Confirm:     authn.Confirmation{Certificate: certificate, Key: confirmed},
 		State:       policy.StateNone,
-		Subject: authn.Subject{
-			TokenID:   p.CredentialID,
-			SessionID: who.Session,
-			KeyID:     key.ID,
-			Issuer:    i.url,
-			ID:        p.ID,
-			Client:    who.Client,
-			Agent:     agent,
-			Tenant:    p.Tenant,
-			IssuedAt:  life.Issued,
-		},
+		Subject:     subject,
 	}, nil
 }

@@ -200,19 +200,15 @@ func (w *whose) proof(t *owned, p *policy.Principal, key *jose.Key, life jose.Li
 	}
 	p.Kind, p.Tenant, p.Assurance = w.kind, w.tenant, assurance
 	p.IssuedAt, p.ExpiresAt = life.Issued, life.Expires
-	agent := ""
-	if p.Kind == policy.KindAgent {
-		agent = p.ID
-	}
+	subject := authn.SubjectOf(p)
+	subject.KeyID = key.ID
 	return &authn.Proof{
 		Principal:   p,
 		Constraints: w.constraints,
 		NotAfter:    life.NotAfter,
 		Confirm:     authn.Confirmation{Certificate: certificate, Key: confirmed},
 		State:       policy.StateNone,
-		Subject: authn.Subject{
-			TokenID: p.CredentialID, KeyID: key.ID, Issuer: p.Issuer, ID: p.ID, Agent: agent, Tenant: p.Tenant, IssuedAt: life.Issued,
-		},
+		Subject:     subject,
 	}, nil
 }
 
