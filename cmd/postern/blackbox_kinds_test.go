@@ -321,7 +321,7 @@ type kindsLab struct {
 	planner, nightly, strict issuer
 	mesh                     mesh
 	pki                      pki
-	key, bound               string // API keys; one demands a certificate
+	key                      string // an API key
 	web                      certificate
 	stranger                 *box // whom the server believes nothing
 }

@@ -55,7 +55,7 @@ func TestVectorsXFCC(t *testing.T) {
 		Principal             *string
 	}](t, "http/xfcc.jsonl") {
 		a := b.ask(t, get("/", "x-forwarded-client-cert", v.XFCC))
-		passed := true
+		var passed bool
 		switch {
 		case v.Expect == "not-admin":
 			passed = !a.allowed() || !strings.Contains(a.principal, "admin")

@@ -201,7 +201,7 @@ func readSigner(s *bundle.Signature, keyFile, secretFile, expires string) error 
 		if err != nil {
 			return nil, err
 		}
-		return os.ReadFile(name) //nolint:gosec // the user says which file
+		return os.ReadFile(name)
 	}
 	switch {
 	case keyFile == "" && secretFile == "":

@@ -203,7 +203,7 @@ func sample(line string) (name string, labels map[string]string, value float64, 
 	if strings.HasPrefix(line, "#") {
 		return "", nil, 0, false
 	}
-	rest := ""
+	var rest string
 	name, rest, ok = strings.Cut(line, " ")
 	if i := strings.IndexByte(line, '{'); i >= 0 {
 		end := strings.LastIndex(line, "} ")

@@ -190,17 +190,15 @@ func tooMuch(name string, at *ast.Location) error {
 	return topdown.Halt{Err: &topdown.Error{Code: limitErr, Message: name + ": more than policy.max_memory allows", Location: at}}
 }
 
-// bounded says which built-in functions of OPA were replaced by bounded ones. They
-// are replaced for the whole process and before anything is evaluated: topdown
-// looks its own functions up first, so that a query cannot bring others of their
-// names along.
-var bounded = boundBuiltins()
+// The built-in functions of OPA are replaced by bounded ones, for the whole process and
+// before anything is evaluated: topdown looks its own functions up first, so that a
+// query cannot bring others of their names along.
+func init() { boundBuiltins() }
 
 // opaReachable is what reachable replaced; tests compare them.
 var opaReachable topdown.BuiltinFunc
 
-func boundBuiltins() map[string]bool {
-	done := map[string]bool{}
+func boundBuiltins() {
 	for _, b := range ast.Builtins {
 		work, known := costs[b.Name]
 		call := topdown.GetBuiltin(b.Name)
@@ -211,12 +209,9 @@ func boundBuiltins() map[string]bool {
 			work = deeply(64) // new in OPA; a test asks for its row
 		}
 		replace(b, bind(b.Name, work, call))
-		done[b.Name] = true
 	}
 	opaReachable = topdown.GetBuiltin(ast.ReachableBuiltin.Name)
 	replace(ast.ReachableBuiltin, reachable)
-	done[ast.ReachableBuiltin.Name] = true
-	return done
 }
 
 func replace(b *ast.Builtin, call topdown.BuiltinFunc) {
