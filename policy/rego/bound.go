@@ -193,12 +193,11 @@ func tooMuch(name string, at *ast.Location) error {
 // The built-in functions of OPA are replaced by bounded ones, for the whole process and
 // before anything is evaluated: topdown looks its own functions up first, so that a
 // query cannot bring others of their names along.
-func init() { boundBuiltins() }
-
+//
 // opaReachable is what reachable replaced; tests compare them.
-var opaReachable topdown.BuiltinFunc
+var opaReachable = boundBuiltins()
 
-func boundBuiltins() {
+func boundBuiltins() (replaced topdown.BuiltinFunc) {
 	for _, b := range ast.Builtins {
 		work, known := costs[b.Name]
 		call := topdown.GetBuiltin(b.Name)
@@ -210,8 +209,9 @@ func boundBuiltins() {
 		}
 		replace(b, bind(b.Name, work, call))
 	}
-	opaReachable = topdown.GetBuiltin(ast.ReachableBuiltin.Name)
+	replaced = topdown.GetBuiltin(ast.ReachableBuiltin.Name)
 	replace(ast.ReachableBuiltin, reachable)
+	return replaced
 }
 
 func replace(b *ast.Builtin, call topdown.BuiltinFunc) {
