@@ -494,15 +494,20 @@ func valid(s string) string {
 }
 
 // FuzzIdentity: no name makes a token that cannot be read, or that says something else.
+// What is escaped may grow sixfold, and then be too much for a header field.
 func FuzzIdentity(f *testing.F) {
 	s := newSigner(f)
 	f.Add("ann", "acme", "reader")
 	f.Add(`","sub":"root`, "\\", "\xff\xfe")
+	f.Add(strings.Repeat("\x01", 1<<10), "", "")
 	f.Fuzz(func(t *testing.T, id, tenant, role string) {
 		if id == "" || len(id)+len(tenant)+len(role) > 1<<10 {
 			return
 		}
 		text, _, err := s.Identity(&policy.Principal{ID: id, Kind: policy.KindUser, Tenant: tenant, Roles: []string{role}}, upstream, noon, time.Time{})
+		if errors.Is(err, signer.ErrTooLarge) && len(id)+len(tenant)+len(role) > 512 {
+			return
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
