@@ -29,8 +29,8 @@ type parts struct {
 	cfg     *Config
 	checker *check.Checker
 	keys    *apikey.Authenticator
-	sources map[string]*jose.Source // by issuer
-	proven  *authn.Cached           // proofs of tokens
+	sources keySources    // by issuer
+	proven  *authn.Cached // proofs of tokens
 	kinds   kinds
 	signer  *signer.Signer // nil: nothing is signed
 	policy  *policySource
@@ -54,7 +54,7 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 	if prev == nil {
 		prev = &parts{cfg: &Config{}}
 	}
-	p := &parts{cfg: cfg, sources: map[string]*jose.Source{}}
+	p := &parts{cfg: cfg, sources: keySources{}}
 	defer func() {
 		if err != nil {
 			p.closeUnlessIn(prev)
@@ -124,7 +124,7 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 		Identity:          identity,
 		DecisionHeader:    decisionHeader,
 		IdentityToken:     identityToken(cfg, p.signer),
-		Reserved:          reserved(cfg),
+		Reserved:          reserved(cfg.Request.IdentityHeaders),
 		KeepCredential:    cfg.Upstream.InsecureKeepCredential,
 		InsecurePlaintext: cfg.Plaintext.InsecureAccept,
 		Quarantine:        quarantine(cfg, p.keys, env.log),
@@ -194,12 +194,12 @@ func (p *parts) assembleTokens(cfg *Config, prev *parts, env surroundings) (*aut
 		}
 		source := issuer.Keys
 		source.Issuer = issuer.URL
-		source.URL, source.File = cmp.Or(source.URL, issuer.JWKS), cmp.Or(source.File, issuer.JWKSFile)
-		s, err := jose.NewSource(source, jose.WithClock(env.now), jose.Inherit(prev.sources[issuer.URL]), jose.OnFetch(logFetch(env.log)))
+		source.URL, source.File = cmp.Or(source.URL, issuer.JWKS), issuer.keysFile()
+		s, err := p.sources.open(issuer.URL, source, prev.sources, env)
 		if err != nil {
 			return nil, fmt.Errorf("issuer %s: %w", issuer.URL, err)
 		}
-		p.sources[issuer.URL], keys[issuer.URL] = s, s
+		keys[issuer.URL] = s
 	}
 	deps := jwt.Deps{Keys: keys, Now: env.now}
 	if cfg.Workloads != nil {
@@ -226,7 +226,7 @@ func proofCache(cfg *Config, env surroundings) authn.CacheConfig {
 // issuer changes them, proofs by the old ones are not used any more.
 type tokensOf struct {
 	*jwt.Authenticator
-	sources map[string]*jose.Source
+	sources keySources
 }
 
 // Epoch implements authn.Epoch. Every source's own number only grows, so their
@@ -239,32 +239,16 @@ func (t tokensOf) Epoch() uint64 {
 	return sum
 }
 
-func logFetch(log *slog.Logger) func(jose.Event) {
-	return func(e jose.Event) {
-		switch {
-		case e.Err != nil:
-			log.Warn("an issuer's keys could not be fetched", "source", e.Source, "error", e.Err)
-		case e.Changed:
-			log.Info("an issuer's keys changed", "source", e.Source, "keys", e.Keys)
-		}
-	}
-}
-
 // closeUnlessIn ends what the parts do not share with others.
 func (p *parts) closeUnlessIn(other *parts) {
 	if other == nil {
-		p.kinds.closeUnlessIn(nil)
-	} else {
-		p.kinds.closeUnlessIn(other.kinds)
+		other = &parts{}
 	}
-	if p.policy != nil && (other == nil || other.policy != p.policy) {
+	p.kinds.closeUnlessIn(other.kinds)
+	if p.policy != nil && other.policy != p.policy {
 		p.policy.close()
 	}
-	for issuer, s := range p.sources {
-		if other == nil || other.sources[issuer] != s {
-			_ = s.Close()
-		}
-	}
+	_ = p.sources.closeUnlessIn(other.sources)
 }
 
 // only keeps an authenticator to one method of several that it proves.
@@ -364,20 +348,13 @@ func identityNames(headers map[string]Attribute) []string {
 // reserved are the header fields that are taken from every upstream request unless
 // Postern sets them, seen or not: a gateway may not show all fields. They are the
 // usual names of an identity, the places in which proxies put a path that was
-// rewritten, what the configuration names exactly, and what no gateway is trusted to
-// say of its clients' certificates.
-func reserved(cfg *Config) []string {
+// rewritten, and what the configuration names exactly.
+func reserved(configured []string) []string {
 	names := append(identityNames(defaultHeaders()),
 		"x-auth-user", "x-auth-email", "x-auth-groups", "x-auth-permissions",
 		"x-original-url", "x-rewrite-url",
 	)
-	forwarded := map[Trust][]string{TrustXFCC: {"x-forwarded-client-cert"}, TrustClientCert: {"client-cert", "client-cert-chain"}}
-	for _, trust := range []Trust{TrustXFCC, TrustClientCert} {
-		if !slices.ContainsFunc(cfg.Callers, func(c Caller) bool { return slices.Contains(c.Trust, trust) }) {
-			names = append(names, forwarded[trust]...)
-		}
-	}
-	for _, name := range cfg.Request.IdentityHeaders {
+	for _, name := range configured {
 		if !strings.HasSuffix(name, "*") {
 			names = append(names, strings.ToLower(name))
 		}

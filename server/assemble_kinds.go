@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/postern-auth/postern/policy"
@@ -100,28 +99,15 @@ func (p *parts) addDPoP(cfg *Config, prev kinds, env surroundings) error {
 	if cfg.DPoP == nil {
 		return nil
 	}
-	var before *dpop.Verifier
-	for _, old := range prev {
-		if v, ok := old.own.(possessions); ok {
-			before = v.Verifier
-		}
-	}
-	k, err := p.kinds.add(prev, "dpop", *cfg.DPoP, func() (*kind, error) {
-		v, err := dpop.New(*cfg.DPoP, dpop.Deps{Now: env.now, Previous: before})
-		return &kind{own: possessions{v}}, err
+	const name = "dpop"
+	k, err := p.kinds.add(prev, name, *cfg.DPoP, func() (*kind, error) {
+		v, err := dpop.New(*cfg.DPoP, dpop.Deps{Now: env.now, Previous: previous[*dpop.Verifier](prev, name)})
+		return &kind{own: v}, err
 	})
 	if err == nil {
 		p.possessions = k.own.(check.Possessions)
 	}
 	return err
-}
-
-// possessions is dpop.Verifier in the words of the Checker.
-type possessions struct{ *dpop.Verifier }
-
-// Verify implements check.Possessions.
-func (p possessions) Verify(q *check.Possession) error {
-	return p.Verifier.Verify((*dpop.Possession)(q))
 }
 
 func (p *parts) addBasic(cfg *Config, prev kinds, env surroundings) error {
@@ -162,18 +148,14 @@ func (p *parts) addWorkloads(cfg *Config, prev kinds, env surroundings) error {
 	if cfg.Workloads == nil {
 		return nil
 	}
-	var before workloads
-	for _, old := range prev {
-		if w, ok := old.own.(workloads); ok {
-			before = w
-		}
-	}
+	const name = "workloads"
 	var issuers []string // whose tokens are not taken twice
 	for i := range cfg.Issuers {
 		issuers = append(issuers, cfg.Issuers[i].URL)
 	}
 	made := []any{*cfg.Workloads, cfg.Cache, issuers}
-	_, err := p.kinds.add(prev, "workloads", made, func() (*kind, error) {
+	_, err := p.kinds.add(prev, name, made, func() (*kind, error) {
+		before := previous[workloads](prev, name)
 		keys, sources, err := workloadKeys(cfg.Workloads, before.sources, env)
 		if err != nil {
 			return nil, err
@@ -204,76 +186,21 @@ type workloads struct {
 func workloadKeys(cfg *workload.Config, before keySources, env surroundings) (map[string]jose.Keys, keySources, error) {
 	keys, sources := map[string]jose.Keys{}, keySources{}
 	for name, from := range cfg.Sources() {
-		s, err := jose.NewSource(from, jose.WithClock(env.now), jose.Inherit(before[name].Source), jose.OnFetch(logFetch(env.log)))
+		s, err := sources.open(name, from, before, env)
 		if err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("%s: %w", name, err), sources.Close())
 		}
-		keys[name], sources[name] = s, keySource{s, from.File}
+		keys[name] = s
 	}
 	return keys, sources, nil
-}
-
-// keySource is a source of keys, and the file that it reads; "" for none.
-type keySource struct {
-	*jose.Source
-	file string
-}
-
-// keySources are the keys of several, by name.
-type keySources map[string]keySource
-
-// Close ends all of them.
-func (k keySources) Close() error {
-	var errs []error
-	for _, s := range k {
-		errs = append(errs, s.Close())
-	}
-	return errors.Join(errs...)
-}
-
-func (k keySources) files() []string {
-	var all []string
-	for _, s := range k {
-		if s.file != "" {
-			all = append(all, s.file)
-		}
-	}
-	return all
-}
-
-func (k keySources) reload(ctx context.Context) error {
-	var errs []error
-	for _, s := range k {
-		if s.file != "" {
-			errs = append(errs, s.Reload(ctx))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// err is what was wrong with the last fetches.
-func (k keySources) err() error {
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(k)) {
-		if err := k[name].Status().Err; err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func (p *parts) addVault(cfg *Config, prev kinds, env surroundings) error {
 	for i := range cfg.Vault {
 		c := cfg.Vault[i]
 		name := "vault " + c.Name
-		var before *vault.Authenticator
-		for _, old := range prev {
-			if v, ok := old.own.(*vault.Authenticator); ok && old.name == name {
-				before = v
-			}
-		}
 		_, err := p.kinds.add(prev, name, c, func() (*kind, error) {
-			a, err := vault.New(c, vault.Deps{Now: env.now, Inherit: before})
+			a, err := vault.New(c, vault.Deps{Now: env.now, Inherit: previous[*vault.Authenticator](prev, name)})
 			if err != nil {
 				return nil, err
 			}

@@ -229,11 +229,16 @@ func (c *Config) checkIssuers(report report) {
 			}
 		}
 		method := c.Issuers[i].method()
-		if !slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return slices.Contains(r.Use, method) }) {
+		if !c.uses(method) {
 			report(fmt.Sprintf("issuers[%d]", i), fmt.Sprintf("no rule in credentials uses %s, so none of its tokens gets in", method),
 				fmt.Sprintf("list %s under use in a rule such as header:authorization/bearer", method))
 		}
 	}
+}
+
+// uses reports whether a rule looks for credentials of the method.
+func (c *Config) uses(m policy.Method) bool {
+	return slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return slices.Contains(r.Use, m) })
 }
 
 func (c *Config) checkCredentials(report report) {

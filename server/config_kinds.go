@@ -194,11 +194,8 @@ func (c *Config) checkAppSessions(report report) {
 
 // checkUsed refuses kinds whose credentials no rule looks for.
 func (c *Config) checkUsed(report report) {
-	used := func(m policy.Method) bool {
-		return slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return slices.Contains(r.Use, m) })
-	}
 	need := func(path string, m policy.Method, from string) {
-		if !used(m) {
+		if !c.uses(m) {
 			report(path, fmt.Sprintf("no rule in credentials uses %s, so none of its credentials gets in", m), fmt.Sprintf("add {from: %s, use: %s}", from, m))
 		}
 	}

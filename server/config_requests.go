@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -33,6 +34,9 @@ type Issuer struct {
 // SetDefaults implements strictyaml.Defaulter. Those of Keys depend on each other,
 // so they are set when the file has been read.
 func (s *Issuer) SetDefaults() { s.Config.SetDefaults() }
+
+// keysFile is the file with the issuer's keys; "" if they come from elsewhere.
+func (s *Issuer) keysFile() string { return cmp.Or(s.Keys.File, s.JWKSFile) }
 
 // Route says what requests to some place must bring before the policy is asked.
 // It never allows anything by itself.

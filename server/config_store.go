@@ -129,7 +129,7 @@ func (c *Config) issuers() []string {
 
 // checkSessions holds sessions against what they need.
 func (c *Config) checkSessions(report report) {
-	used := c.takesSessions()
+	used := c.uses(policy.MethodSession)
 	switch {
 	case c.Listen.HTTP.Network() == "":
 		return
@@ -142,13 +142,8 @@ func (c *Config) checkSessions(report report) {
 	}
 }
 
-// takesSessions reports whether a rule looks for sessions.
-func (c *Config) takesSessions() bool {
-	return slices.ContainsFunc(c.Credentials, func(r CredentialRule) bool { return slices.Contains(r.Use, policy.MethodSession) })
-}
-
 // servesLogin reports whether people can log in at listen.http.
-func (c *Config) servesLogin() bool { return c.takesSessions() && c.hasSessions() }
+func (c *Config) servesLogin() bool { return c.uses(policy.MethodSession) && c.hasSessions() }
 
 // hasSessions reports whether the store can hold sessions.
 func (c *Config) hasSessions() bool {

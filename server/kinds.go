@@ -51,6 +51,16 @@ func (k *kinds) add(prev kinds, name string, config any, make func() (*kind, err
 	return made, nil
 }
 
+// previous is what the kind of that name had of its own before; zero for none.
+func previous[T any](prev kinds, name string) (own T) {
+	for _, old := range prev {
+		if old.name == name {
+			own, _ = old.own.(T)
+		}
+	}
+	return own
+}
+
 // closeUnlessIn ends the kinds that others do not have.
 func (k kinds) closeUnlessIn(others kinds) {
 	for _, own := range k {

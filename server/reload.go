@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"reflect"
-	"slices"
 	"sync"
 	"time"
 
@@ -69,7 +68,7 @@ func (s *Server) Reload(ctx context.Context) error {
 	attempt("policy", changed, err)
 	attempt("kinds of credentials", false, p.kinds.reloadAll(ctx))
 	for issuer, source := range p.sources {
-		if p.fromFile(issuer) {
+		if source.file != "" {
 			attempt("keys of "+issuer, false, source.Reload(ctx))
 		}
 	}
@@ -121,13 +120,6 @@ func startOnly(old, next *Config) []string {
 		}
 	}
 	return late
-}
-
-// fromFile reports whether the issuer's keys lie on this machine.
-func (p *parts) fromFile(issuer string) bool {
-	return slices.ContainsFunc(p.cfg.Issuers, func(i Issuer) bool {
-		return i.URL == issuer && (i.JWKSFile != "" || i.Keys.File != "")
-	})
 }
 
 // conditions are the parts of readiness. A part that failed to reload is ready as

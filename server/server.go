@@ -40,7 +40,6 @@ import (
 	"github.com/postern-auth/postern/server/door/extauthz"
 	grpcdoor "github.com/postern-auth/postern/server/door/grpc"
 	"github.com/postern-auth/postern/server/door/wellknown"
-	"github.com/postern-auth/postern/server/jose"
 )
 
 // Options are what a Server takes from whoever starts it.
@@ -445,10 +444,10 @@ func Verify(ctx context.Context, path string) error {
 
 // verifyIssuers reads the key sets on disk.
 func verifyIssuers(cfg *Config, quiet surroundings) error {
-	all := &parts{cfg: cfg, sources: map[string]*jose.Source{}}
+	all := &parts{cfg: cfg, sources: keySources{}}
 	local := *cfg
 	local.Issuers = slices.DeleteFunc(slices.Clone(cfg.Issuers), func(i Issuer) bool {
-		return !i.UsesSecret() && !all.fromFile(i.URL)
+		return !i.UsesSecret() && i.keysFile() == ""
 	})
 	defer func() { all.closeUnlessIn(nil) }()
 	_, err := all.assembleTokens(&local, &parts{cfg: &Config{}}, quiet)

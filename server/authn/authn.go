@@ -102,6 +102,22 @@ type Confirmation struct {
 	Key string
 }
 
+// Possession is what a request shows to prove that its sender holds a key
+// (RFC 9449): what a DPoP proof is held against.
+type Possession struct {
+	// Proof is the DPoP field, of which a request has exactly one.
+	Proof string
+	// Method, Scheme, Host, Port and Path are those of the request as the client sent
+	// it; Path is raw, without the query. Port is 0 for the scheme's own.
+	Method, Scheme, Host string
+	Port                 uint16
+	Path                 string
+	// Token is the access token, and Key the thumbprint of the key that it is bound to
+	// (Confirmation.Key).
+	Token policy.Secret
+	Key   string
+}
+
 // Subject is how a denylist names a credential. Empty fields name nothing.
 type Subject struct {
 	// TokenID is the jti or the key id; SessionID the sid.

@@ -35,6 +35,11 @@ func newIdentity(cfg *Config) identity {
 	for _, h := range cfg.Identity {
 		id.remove = append(id.remove, h.Name)
 	}
+	for _, name := range forwarded {
+		if !cfg.anybodyForwards(name) {
+			id.remove = append(id.remove, name)
+		}
+	}
 	if cfg.IdentityToken != nil {
 		id.remove = append(id.remove, cfg.IdentityToken.Header) // a client may have got hold of somebody else's
 	}
@@ -96,7 +101,7 @@ func (id *identity) apply(c *Checker, x *exchange) {
 	}
 	if x.forwarded {
 		d.Remove = slices.Concat(d.Remove, slices.DeleteFunc(slices.Clone(forwarded), func(name string) bool {
-			return !x.trust.disbelieves(policy.Header{Name: name})
+			return x.trust.believes(name)
 		}))
 	}
 	if odd := c.cfg.Reader.Smuggled(x.attributes.Headers, nil); len(odd) > 0 {

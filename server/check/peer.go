@@ -19,24 +19,10 @@ type Peers interface {
 	Peer(a *policy.Attributes, t Trust) (*authn.Proof, error)
 }
 
-// Possession is what a request shows to prove that its sender holds a key (RFC 9449).
-type Possession struct {
-	// Proof is the DPoP field.
-	Proof string
-	// Method, Scheme, Host, Port and Path are those of the request as the client sent
-	// it; Path without the query.
-	Method, Scheme, Host string
-	Port                 uint16
-	Path                 string
-	// Token is the access token, and Key the thumbprint of the key that it is bound to.
-	Token policy.Secret
-	Key   string
-}
-
 // Possessions verifies DPoP proofs (server/authn/dpop). An error is a *authn.Refusal,
 // or says that it could not be found out.
 type Possessions interface {
-	Verify(p *Possession) error
+	Verify(p *authn.Possession) error
 	// Challenge returns the parameters of a DPoP challenge (RFC 9449 section 7.1), each
 	// after a comma, and the DPoP-Nonce to send with it, or "". The error is that of
 	// Verify, or nil.
@@ -130,7 +116,7 @@ func (c *Checker) bound(x *exchange, cred *authn.Credential, proof *authn.Proof)
 		return x.deny(policy.ReasonBinding, "there is not exactly one DPoP field")
 	}
 	path, _, _ := strings.Cut(x.attributes.Path, "?")
-	x.possession = c.cfg.Possessions.Verify(&Possession{
+	x.possession = c.cfg.Possessions.Verify(&authn.Possession{
 		Proof: text, Method: x.request.Method, Scheme: x.request.Scheme, Host: x.request.Host, Port: x.request.Port,
 		Path: path, Token: cred.Secret, Key: key,
 	})
@@ -159,19 +145,31 @@ func (t Trust) strip(a *policy.Attributes) (forwarded bool) {
 	if !t.Extensions {
 		a.Extensions, a.Metadata = nil, nil
 	}
-	if slices.ContainsFunc(a.Headers, t.disbelieves) {
-		a.Headers = slices.DeleteFunc(a.Headers, t.disbelieves)
+	disbelieved := func(h policy.Header) bool { return !t.believes(h.Name) }
+	if slices.ContainsFunc(a.Headers, disbelieved) {
+		a.Headers = slices.DeleteFunc(a.Headers, disbelieved)
 		return true
 	}
 	return false
 }
 
-func (t Trust) disbelieves(h policy.Header) bool {
-	switch h.Name {
+// believes reports whether a field of that name may stay as the caller sent it.
+func (t Trust) believes(name string) bool {
+	switch name {
 	case fieldXFCC:
-		return !t.XFCC
+		return t.XFCC
 	case fieldClientCert, fieldClientCertChain:
-		return !t.ClientCert
+		return t.ClientCert
+	}
+	return true
+}
+
+// anybodyForwards reports whether some caller is believed what it says in the field.
+func (cfg *Config) anybodyForwards(name string) bool {
+	for _, t := range cfg.Trust {
+		if t.believes(name) {
+			return true
+		}
 	}
 	return false
 }

@@ -212,9 +212,9 @@ func TestCertificateBound(t *testing.T) {
 }
 
 // holders takes the proof "good" of a request whose other parts are as they should be.
-type holders struct{ last check.Possession }
+type holders struct{ last authn.Possession }
 
-func (h *holders) Verify(p *check.Possession) error {
+func (h *holders) Verify(p *authn.Possession) error {
 	h.last = *p
 	switch p.Proof {
 	case "good":

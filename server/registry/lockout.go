@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/postern-auth/postern/server/tally"
 )
 
 // lockout counts wrong passwords (B-06): so many in a window, and the name is locked
@@ -25,29 +27,14 @@ type lockout struct {
 	mu sync.Mutex
 	// names are the wrong passwords, and familiar the pairs of a name and an address
 	// that have had a right one together.
-	names, familiar book
-}
-
-// book holds counts, each for some time.
-type book struct {
-	counts map[string]*failures
-	// swept is when all of them were looked through last.
-	swept time.Time
-}
-
-type failures struct {
-	n     int
-	until time.Time
+	names, familiar tally.Book[string]
 }
 
 // familiarity is how long a name and an address are known to belong together.
 const familiarity = 24 * time.Hour
 
-// maxNames bounds a book, at about 200 bytes a name.
-const maxNames = 1 << 16
-
 func newLockout(tries int, window time.Duration) *lockout {
-	return &lockout{tries: tries, window: window, names: book{counts: map[string]*failures{}}, familiar: book{counts: map[string]*failures{}}}
+	return &lockout{tries: tries, window: window}
 }
 
 // crowd is how many addresses' tries a name has before it is locked for all of them.
@@ -67,16 +54,10 @@ func (l *lockout) locks(tenant, id string, client netip.Addr, now time.Time) []l
 	if !client.IsValid() {
 		return []lock{{name, l.tries, false}}
 	}
-	client = client.Unmap().WithZone("")
-	if client.Is6() {
-		if p, err := client.Prefix(64); err == nil {
-			client = p.Addr()
-		}
-	}
-	pair := lock{digestOf(tenant, id, client.String()), l.tries, true}
+	pair := lock{digestOf(tenant, id, tally.Client(client).String()), l.tries, true}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if f := l.familiar.counts[pair.name]; f != nil && now.Before(f.until) {
+	if l.familiar.Get(pair.name, now).N > 0 {
 		return []lock{pair}
 	}
 	return []lock{pair, {name, crowd * l.tries, false}}
@@ -89,57 +70,14 @@ func (l *lockout) try(locks []lock, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, k := range locks {
-		if f := l.names.counts[k.name]; f != nil && now.Before(f.until) && f.n >= k.most {
+		if l.names.Get(k.name, now).N >= k.most {
 			return false
 		}
 	}
 	for _, k := range locks {
-		l.names.add(k.name, now, now.Add(l.window))
+		l.names.Put(k.name, tally.Tally{N: l.names.Get(k.name, now).N + 1, Until: now.Add(l.window)}, now)
 	}
 	return true
-}
-
-// add counts one more, which is there until some time.
-func (b *book) add(name string, now, until time.Time) {
-	f := b.counts[name]
-	if f == nil || !now.Before(f.until) {
-		b.makeRoom(now)
-		f = &failures{}
-		b.counts[name] = f
-	}
-	f.n++
-	f.until = until
-}
-
-// makeRoom forgets names so that one more has room: first those whose time is over,
-// which are looked for at most once a second, then one of a few that is over first.
-// Nobody is locked out because others fill the list; to be forgotten early, a name
-// needs tens of thousands of others, a hash each.
-func (b *book) makeRoom(now time.Time) {
-	if len(b.counts) < maxNames {
-		return
-	}
-	if now.Sub(b.swept) >= time.Second {
-		b.swept = now
-		for name, f := range b.counts {
-			if !now.Before(f.until) {
-				delete(b.counts, name)
-			}
-		}
-	}
-	if len(b.counts) < maxNames {
-		return
-	}
-	victim, looked := "", 0
-	for name, f := range b.counts {
-		if victim == "" || f.until.Before(b.counts[victim].until) {
-			victim = name
-		}
-		if looked++; looked == 16 {
-			break
-		}
-	}
-	delete(b.counts, victim)
 }
 
 // giveBack takes back a try that came to nothing.
@@ -147,9 +85,7 @@ func (l *lockout) giveBack(locks []lock) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, k := range locks {
-		if f := l.names.counts[k.name]; f != nil && f.n > 0 {
-			f.n--
-		}
+		l.names.Take(k.name)
 	}
 }
 
@@ -159,8 +95,8 @@ func (l *lockout) clear(locks []lock, now time.Time) {
 	l.giveBack(locks[1:])
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.names.counts, locks[0].name)
+	l.names.Delete(locks[0].name)
 	if locks[0].pair {
-		l.familiar.add(locks[0].name, now, now.Add(familiarity))
+		l.familiar.Put(locks[0].name, tally.Tally{N: 1, Until: now.Add(familiarity)}, now)
 	}
 }

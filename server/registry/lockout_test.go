@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/postern-auth/postern/server/tally"
 )
 
 // However many names are tried, memory is bounded, and a name that is new is not
@@ -13,17 +15,17 @@ func TestLockoutForgets(t *testing.T) {
 	l := newLockout(2, time.Minute)
 	now := time.Unix(0, 0)
 	named := func(name string) []lock { return []lock{{name, 2, false}} }
-	for i := range maxNames + 1000 {
+	for i := range tally.Max + 1000 {
 		if !l.try(named(fmt.Sprint(i)), now) {
 			t.Fatal("a name that was never tried is locked out")
 		}
 	}
-	if len(l.names.counts) != maxNames {
-		t.Errorf("%d names", len(l.names.counts))
+	if l.names.Len() != tally.Max {
+		t.Errorf("%d names", l.names.Len())
 	}
 	l.try(named("late"), now.Add(2*time.Minute))
-	if len(l.names.counts) != 1 {
-		t.Errorf("%d names after their time", len(l.names.counts))
+	if l.names.Len() != 1 {
+		t.Errorf("%d names after their time", l.names.Len())
 	}
 	for i, want := range []bool{true, false, false} {
 		if got := l.try(named("late"), now.Add(2*time.Minute)); got != want {

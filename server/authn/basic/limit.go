@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/postern-auth/postern/server/tally"
 )
 
 // limiter bounds how often somebody can guess. A try counts before it is known whether
@@ -30,8 +32,8 @@ type limiter struct {
 	until atomic.Int64
 
 	mu    sync.Mutex
-	wrong book
-	right book
+	wrong tally.Book[uint64]
+	right tally.Book[uint64]
 }
 
 const (
@@ -40,15 +42,10 @@ const (
 	wider = 20
 	// familiar is how long a user and an address are known to belong together.
 	familiar = 24 * time.Hour
-	// maxTallies bounds each book, at about 5 MB.
-	maxTallies = 1 << 16
 )
 
 func newLimiter(tries int, window time.Duration, now func() time.Time) *limiter {
-	return &limiter{
-		tries: tries, window: window, now: now, seed: maphash.MakeSeed(),
-		wrong: book{tallies: map[uint64]tally{}}, right: book{tallies: map[uint64]tally{}},
-	}
+	return &limiter{tries: tries, window: window, now: now, seed: maphash.MakeSeed()}
 }
 
 // attempt is who tries to be whom: keyed hashes.
@@ -57,15 +54,9 @@ type attempt struct {
 	known               bool // whether the address is
 }
 
-// attempt returns what a try counts under. An IPv6 client has a whole /64 to choose
-// addresses from, so that is what counts.
+// attempt returns what a try counts under.
 func (l *limiter) attempt(from netip.Addr, tenant, name string) attempt {
-	from = from.Unmap().WithZone("")
-	if from.Is6() {
-		if p, err := from.Prefix(64); err == nil {
-			from = p.Addr()
-		}
-	}
+	from = tally.Client(from)
 	type key struct {
 		of           byte
 		from         netip.Addr
@@ -92,13 +83,13 @@ func (l *limiter) locked(from netip.Addr, tenant, name string, now time.Time) bo
 }
 
 func (l *limiter) closed(a attempt, now time.Time) bool {
-	if l.wrong.count(a.pair, now) >= l.tries {
+	if l.wrong.Get(a.pair, now).N >= l.tries {
 		return true
 	}
-	if l.right.count(a.pair, now) > 0 {
+	if l.right.Get(a.pair, now).N > 0 {
 		return false
 	}
-	return a.known && l.wrong.count(a.address, now) >= wider*l.tries || l.wrong.count(a.user, now) >= wider*l.tries
+	return a.known && l.wrong.Get(a.address, now).N >= wider*l.tries || l.wrong.Get(a.user, now).N >= wider*l.tries
 }
 
 // try counts a try. It returns what to call with its outcome, or false if there have
@@ -111,15 +102,15 @@ func (l *limiter) try(a attempt) (done func(outcome), ok bool) {
 		return nil, false
 	}
 	counts := []uint64{a.pair}
-	if l.right.count(a.pair, now) == 0 {
+	if l.right.Get(a.pair, now).N == 0 {
 		counts = append(counts, a.user)
 		if a.known {
 			counts = append(counts, a.address)
 		}
 	}
 	for _, c := range counts {
-		if t := l.wrong.add(c, 1, now, now.Add(l.window)); t.n >= l.tries {
-			l.until.Store(max(l.until.Load(), t.until.UnixNano()))
+		if t := add(&l.wrong, c, now, now.Add(l.window)); t.N >= l.tries {
+			l.until.Store(max(l.until.Load(), t.Until.UnixNano()))
 		}
 	}
 	return func(o outcome) { l.done(a, counts, o) }, true
@@ -140,77 +131,23 @@ func (l *limiter) done(a attempt, counts []uint64, o outcome) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := l.now()
 	for _, c := range counts {
-		l.wrong.add(c, -1, now, now)
+		l.wrong.Take(c)
 	}
 	if o == right {
-		delete(l.wrong.tallies, a.pair)
-		delete(l.right.tallies, a.pair) // its time begins anew
-		l.right.add(a.pair, 1, now, now.Add(familiar))
+		now := l.now()
+		l.wrong.Delete(a.pair)
+		l.right.Put(a.pair, tally.Tally{N: 1, Until: now.Add(familiar)}, now)
 	}
 }
 
-// book counts under keys, each for some time.
-type book struct {
-	tallies map[uint64]tally
-	swept   time.Time
-}
-
-type tally struct {
-	n     int
-	until time.Time
-}
-
-func (b *book) count(key uint64, now time.Time) int {
-	if t, ok := b.tallies[key]; ok && now.Before(t.until) {
-		return t.n
+// add counts one more; a count that begins is over at until.
+func add(b *tally.Book[uint64], key uint64, now, until time.Time) tally.Tally {
+	t := b.Get(key, now)
+	if t.N == 0 {
+		t.Until = until
 	}
-	return 0
-}
-
-// add adds to a count; one that begins ends at until. A count of nothing goes.
-func (b *book) add(key uint64, n int, now, until time.Time) tally {
-	t, there := b.tallies[key]
-	if !there || !now.Before(t.until) {
-		t = tally{until: until}
-	}
-	if t.n += n; t.n <= 0 {
-		delete(b.tallies, key)
-		return t
-	}
-	if !there {
-		b.makeRoom(now)
-	}
-	b.tallies[key] = t
+	t.N++
+	b.Put(key, t, now)
 	return t
-}
-
-// makeRoom forgets what is over, which it looks for at most once a second, and else one
-// of a few that is over first. To make it forget a count early takes as many tries.
-func (b *book) makeRoom(now time.Time) {
-	if len(b.tallies) < maxTallies {
-		return
-	}
-	if now.Sub(b.swept) >= time.Second {
-		b.swept = now
-		for key, t := range b.tallies {
-			if !now.Before(t.until) {
-				delete(b.tallies, key)
-			}
-		}
-	}
-	if len(b.tallies) < maxTallies {
-		return
-	}
-	victim, looked := uint64(0), 0
-	for key, t := range b.tallies {
-		if looked == 0 || t.until.Before(b.tallies[victim].until) {
-			victim = key
-		}
-		if looked++; looked == 16 {
-			break
-		}
-	}
-	delete(b.tallies, victim)
 }

@@ -37,21 +37,6 @@ import (
 	"github.com/postern-auth/postern/server/jose"
 )
 
-// Possession is what a request shows to prove that its sender holds a key.
-type Possession struct {
-	// Proof is the DPoP field, of which a request has exactly one.
-	Proof string
-	// Method, Scheme, Host, Port and Path are those of the request as the client sent
-	// it; Path is raw, without the query. Port is 0 for the scheme's own.
-	Method, Scheme, Host string
-	Port                 uint16
-	Path                 string
-	// Token is the access token, and Key the thumbprint of the key that it is bound to
-	// (authn.Confirmation).
-	Token policy.Secret
-	Key   string
-}
-
 // Deps are what a Verifier needs besides its configuration.
 type Deps struct {
 	// Now is the clock; nil for time.Now.
@@ -146,7 +131,7 @@ func refuse(reason policy.Reason, format string, args ...any) error {
 // Verify returns nil if the proof shows that its sender holds the key, for this request
 // and for the first time. A *authn.Refusal says that it does not; any other error, that
 // this could not be found out.
-func (v *Verifier) Verify(p *Possession) error {
+func (v *Verifier) Verify(p *authn.Possession) error {
 	if p.Key == "" || p.Token.IsZero() || p.Scheme == "" || p.Host == "" {
 		return errUnknownRequest
 	}
@@ -225,7 +210,7 @@ func checkHeader(header jose.Value) error {
 
 // checkRequest holds the proof against the request (RFC 9449 section 4.3, checks 8, 9
 // and 12).
-func checkRequest(claims jose.Value, p *Possession) error {
+func checkRequest(claims jose.Value, p *authn.Possession) error {
 	if !claims.Get("htm").Is(p.Method) {
 		return refuse(policy.ReasonBinding, "htm is not the method of the request")
 	}

@@ -141,8 +141,8 @@ func (c *client) proof(t testing.TB, now time.Time, changes map[string]any) stri
 }
 
 // possession is a request of the client with that proof.
-func (c *client) possession(proof string) *dpop.Possession {
-	return &dpop.Possession{
+func (c *client) possession(proof string) *authn.Possession {
+	return &authn.Possession{
 		Proof: proof, Method: "POST", Scheme: "https", Host: "api.example.com", Path: "/orders/7",
 		Token: policy.NewSecret(accessToken), Key: c.key,
 	}
@@ -330,12 +330,12 @@ func TestUnknownRequest(t *testing.T) {
 	t.Parallel()
 	v := verifier(t, &clock{start}, nil)
 	c := newClient(t, "ES256")
-	for name, change := range map[string]func(*dpop.Possession){
-		"scheme": func(p *dpop.Possession) { p.Scheme = "" },
-		"host":   func(p *dpop.Possession) { p.Host = "" },
-		"token":  func(p *dpop.Possession) { p.Token = policy.Secret{} },
-		"key":    func(p *dpop.Possession) { p.Key = "" },
-		"all":    func(p *dpop.Possession) { *p = dpop.Possession{} },
+	for name, change := range map[string]func(*authn.Possession){
+		"scheme": func(p *authn.Possession) { p.Scheme = "" },
+		"host":   func(p *authn.Possession) { p.Host = "" },
+		"token":  func(p *authn.Possession) { p.Token = policy.Secret{} },
+		"key":    func(p *authn.Possession) { p.Key = "" },
+		"all":    func(p *authn.Possession) { *p = authn.Possession{} },
 	} {
 		p := c.possession(c.proof(t, start, nil))
 		change(p)
@@ -647,7 +647,7 @@ func TestChallenge(t *testing.T) {
 		"a bad proof":        {v.Verify(c.possession("x")), `, error="invalid_dpop_proof", error_description="The DPoP proof is not valid."` + algs},
 		"another key":        {v.Verify(c.possession(other.proof(t, start, nil))), `, error="invalid_token", error_description="The token is bound to another key."` + algs},
 		"wrapped":            {fmt.Errorf("x: %w", v.Verify(c.possession("x"))), `, error="invalid_dpop_proof", error_description="The DPoP proof is not valid."` + algs},
-		"could not find out": {v.Verify(&dpop.Possession{}), algs},
+		"could not find out": {v.Verify(&authn.Possession{}), algs},
 	} {
 		if got, nonce := v.Challenge(tt.err); got != tt.want || nonce != "" {
 			t.Errorf("%s: %s, %q", name, got, nonce)
@@ -761,7 +761,7 @@ func BenchmarkVerify(b *testing.B) {
 			c := newClient(b, alg)
 			at := &clock{start}
 			v := verifier(b, at, nil)
-			proofs := make([]*dpop.Possession, 512)
+			proofs := make([]*authn.Possession, 512)
 			for i := range proofs {
 				proofs[i] = c.possession(c.proof(b, start, nil))
 			}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/authn/dpop"
 )
 
@@ -26,8 +27,8 @@ const (
 func TestRFC9449(t *testing.T) {
 	t.Parallel()
 	issued := time.Unix(1562262618, 0)
-	request := func(change func(*dpop.Possession)) *dpop.Possession {
-		p := &dpop.Possession{
+	request := func(change func(*authn.Possession)) *authn.Possession {
+		p := &authn.Possession{
 			Proof: rfcResourceProof, Method: "GET", Scheme: "https", Host: "resource.example.org", Path: "/protectedresource",
 			Token: policy.NewSecret(rfcToken), Key: rfcThumbprint,
 		}
@@ -35,27 +36,27 @@ func TestRFC9449(t *testing.T) {
 		return p
 	}
 	for name, tt := range map[string]struct {
-		p     *dpop.Possession
+		p     *authn.Possession
 		later time.Duration
 		want  policy.Reason
 	}{
-		"section 7.1, the example":   {request(func(*dpop.Possession) {}), 0, policy.ReasonAllowed},
-		"a little later":             {request(func(*dpop.Possession) {}), 30 * time.Second, policy.ReasonAllowed},
-		"check 1, two fields in one": {request(func(p *dpop.Possession) { p.Proof += ", " + p.Proof }), 0, policy.ReasonCredentialMalformed},
-		"check 2, no JWT":            {request(func(p *dpop.Possession) { p.Proof = p.Proof[:len(p.Proof)-1] }), 0, policy.ReasonCredentialMalformed},
-		"check 3 and 12, the proof of section 4.1 has no ath": {request(func(p *dpop.Possession) {
+		"section 7.1, the example":   {request(func(*authn.Possession) {}), 0, policy.ReasonAllowed},
+		"a little later":             {request(func(*authn.Possession) {}), 30 * time.Second, policy.ReasonAllowed},
+		"check 1, two fields in one": {request(func(p *authn.Possession) { p.Proof += ", " + p.Proof }), 0, policy.ReasonCredentialMalformed},
+		"check 2, no JWT":            {request(func(p *authn.Possession) { p.Proof = p.Proof[:len(p.Proof)-1] }), 0, policy.ReasonCredentialMalformed},
+		"check 3 and 12, the proof of section 4.1 has no ath": {request(func(p *authn.Possession) {
 			p.Proof, p.Method, p.Host, p.Path = rfcTokenProof, "POST", "server.example.com", "/token"
 		}), 0, policy.ReasonBinding},
-		"check 6, the signature of another proof":        {request(func(p *dpop.Possession) { p.Proof = p.Proof[:len(p.Proof)-86] + rfcTokenProof[len(rfcTokenProof)-86:] }), 0, policy.ReasonSignatureInvalid},
-		"check 8, another method":                        {request(func(p *dpop.Possession) { p.Method = "POST" }), 0, policy.ReasonBinding},
-		"check 9, another path":                          {request(func(p *dpop.Possession) { p.Path = "/other" }), 0, policy.ReasonBinding},
-		"check 9, another host":                          {request(func(p *dpop.Possession) { p.Host = "resource.example.com" }), 0, policy.ReasonBinding},
-		"check 9, another scheme":                        {request(func(p *dpop.Possession) { p.Scheme = "http" }), 0, policy.ReasonBinding},
-		"check 9, another port":                          {request(func(p *dpop.Possession) { p.Port = 8443 }), 0, policy.ReasonBinding},
-		"check 11, an hour later":                        {request(func(*dpop.Possession) {}), time.Hour, policy.ReasonBinding},
-		"check 11, an hour before":                       {request(func(*dpop.Possession) {}), -time.Hour, policy.ReasonBinding},
-		"check 12, another token":                        {request(func(p *dpop.Possession) { p.Token = policy.NewSecret(rfcToken + "x") }), 0, policy.ReasonBinding},
-		"check 12, a token that is bound to another key": {request(func(p *dpop.Possession) { p.Key = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4J" }), 0, policy.ReasonBinding},
+		"check 6, the signature of another proof":        {request(func(p *authn.Possession) { p.Proof = p.Proof[:len(p.Proof)-86] + rfcTokenProof[len(rfcTokenProof)-86:] }), 0, policy.ReasonSignatureInvalid},
+		"check 8, another method":                        {request(func(p *authn.Possession) { p.Method = "POST" }), 0, policy.ReasonBinding},
+		"check 9, another path":                          {request(func(p *authn.Possession) { p.Path = "/other" }), 0, policy.ReasonBinding},
+		"check 9, another host":                          {request(func(p *authn.Possession) { p.Host = "resource.example.com" }), 0, policy.ReasonBinding},
+		"check 9, another scheme":                        {request(func(p *authn.Possession) { p.Scheme = "http" }), 0, policy.ReasonBinding},
+		"check 9, another port":                          {request(func(p *authn.Possession) { p.Port = 8443 }), 0, policy.ReasonBinding},
+		"check 11, an hour later":                        {request(func(*authn.Possession) {}), time.Hour, policy.ReasonBinding},
+		"check 11, an hour before":                       {request(func(*authn.Possession) {}), -time.Hour, policy.ReasonBinding},
+		"check 12, another token":                        {request(func(p *authn.Possession) { p.Token = policy.NewSecret(rfcToken + "x") }), 0, policy.ReasonBinding},
+		"check 12, a token that is bound to another key": {request(func(p *authn.Possession) { p.Key = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4J" }), 0, policy.ReasonBinding},
 	} {
 		v := verifier(t, &clock{issued.Add(tt.later)}, nil)
 		if err := v.Verify(tt.p); reason(err) != tt.want {
@@ -64,7 +65,7 @@ func TestRFC9449(t *testing.T) {
 	}
 	// Check 10: where nonces are in use, the example has none.
 	v := verifier(t, &clock{issued}, func(c *dpop.Config) { c.Nonce = true })
-	if err := v.Verify(request(func(*dpop.Possession) {})); reason(err) != policy.ReasonBinding {
+	if err := v.Verify(request(func(*authn.Possession) {})); reason(err) != policy.ReasonBinding {
 		t.Error(err)
 	}
 }

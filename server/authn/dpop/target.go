@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/postern-auth/postern/server/authn"
 )
 
 // isTarget reports whether the claim htu names the target of the request (RFC 9449
@@ -11,7 +13,7 @@ import (
 // them: the case of scheme, host and escapes, escapes that need not be, dot segments,
 // the scheme's own port and an empty path make no difference. A query and a fragment are
 // left out of account. A user, or what cannot stand in a URI, fits nothing.
-func isTarget(htu string, p *Possession) bool {
+func isTarget(htu string, p *authn.Possession) bool {
 	for i := range len(htu) {
 		if htu[i] <= ' ' || htu[i] >= 0x7f {
 			return false
