@@ -214,6 +214,9 @@ type Principal struct {
 	Actors []Actor
 	// CredentialID names the credential in logs: key id or jti, never the secret.
 	CredentialID string
+	// TokenBudget is the most model tokens that may be spent by this credential in its
+	// whole life; 0 for no limit of its own.
+	TokenBudget int64
 	// Issuer is who vouches for it: an issuer URL or "postern".
 	Issuer string
 	// IssuedAt and ExpiresAt bound the credential's life; zero if unbounded.
@@ -252,13 +255,17 @@ type Peer struct {
 }
 
 // Input is everything that a policy may read about one request. All pointers
-// but Peer and Action are set. It is only valid during the evaluation.
+// but Peer, Target and Agreement are set. It is only valid during the evaluation.
 type Input struct {
 	Attributes *Attributes
 	Request    *Request
 	Principal  *Principal
 	Peer       *Peer
 	Route      *Route
+	// Target is what the request would do; nil if nothing was read.
+	Target *Target
+	// Agreement is what people have agreed to; nil if nobody was asked.
+	Agreement *Agreement
 }
 
 // Verdict is what the policy said. It is immutable and shared by all requests
@@ -291,8 +298,42 @@ type Verdict struct {
 	// never for the caller. File is empty if unknown.
 	Rule, File string
 	Line       int
+	// Grounds are those of a deny, for explain only; nil if they are not known.
+	Grounds *Grounds
 	// Revision is the revision of the policy that said so.
 	Revision string
+}
+
+// Grounds say what a policy denied by: what it could read of the request, and which of
+// its expressions had no answer. They hold no secret, and are bounded in size.
+type Grounds struct {
+	// Reads are the places of the input; MoreReads is how many were left out.
+	Reads     []Reading
+	MoreReads int
+	// Failed are the expressions, the one that decided first; MoreFailed is how many were
+	// left out.
+	Failed     []Failure
+	MoreFailed int
+}
+
+// Reading is one place of a policy's input.
+type Reading struct {
+	// Path is the place as a policy writes it: input.principal.roles.
+	Path string
+	// Value is what stood there as JSON, cut after 200 bytes; the type if only that
+	// counts. It is empty if the place was Absent, or Masked: what a body holds,
+	// and what is named like a secret.
+	Value          string
+	Absent, Masked bool
+}
+
+// Failure is an expression of a policy that had no answer.
+type Failure struct {
+	// Rule is the one that it belongs to, File and Line where it stands.
+	Rule, File string
+	Line       int
+	// Expression is its first line as the policy has it.
+	Expression string
 }
 
 // Obligation is something that the enforcement point must do.
@@ -399,6 +440,12 @@ type Decision struct {
 	CacheTTL time.Duration
 	// RetryAfter says when to try again on a 429 or 503; 0 if unknown.
 	RetryAfter time.Duration
+	// Budgets are what is left of the budgets and rates that it was charged to, and
+	// Reservation the receipt with which its true use is settled; empty for none.
+	Budgets     []BudgetState
+	Reservation string
+	// Approval is the id of the approval that was used up by it; empty for none.
+	Approval string
 	// Detail says exactly what went wrong, for the decision log only: it may
 	// help an attacker, and must not hold a secret.
 	Detail string

@@ -74,6 +74,14 @@ const (
 	ReasonCallerUnlisted
 	ReasonCSRF
 	ReasonReplayed
+	ReasonTool
+	ReasonModel
+	ReasonCategory
+	ReasonDelegation
+	ReasonConsent
+	ReasonApproval
+	ReasonAttestation
+	ReasonAuditUnavailable
 
 	reasonCount
 )
@@ -159,6 +167,15 @@ var reasons = [reasonCount]struct {
 	ReasonCallerUnlisted: {"caller_unlisted", 503, "unavailable", OAuthNone, "The request could not be decided. Try again."},
 	ReasonCSRF:           {"csrf", 403, "csrf", OAuthNone, "The request does not come from the application itself."},
 	ReasonReplayed:       {"replayed", 401, "replayed", OAuthInvalidToken, "The credential is for one use, and was used before."},
+
+	ReasonTool:             {"tool_denied", 403, "tool_denied", OAuthNone, "The tool may not be called."},
+	ReasonModel:            {"model_denied", 403, "model_denied", OAuthNone, "The model may not be used."},
+	ReasonCategory:         {"category_denied", 403, "category_denied", OAuthNone, "Requests of this category are not permitted."},
+	ReasonDelegation:       {"delegation_denied", 403, "delegation_denied", OAuthNone, "Whoever acts here may not act for the other."},
+	ReasonConsent:          {"consent_required", 403, "consent_required", OAuthNone, "The user has not consented."},
+	ReasonApproval:         {"approval_required", 403, "approval_required", OAuthNone, "Somebody has to approve this first."},
+	ReasonAttestation:      {"attestation_required", 403, "attestation_required", OAuthNone, "This may only be done in a place that proves what it is."},
+	ReasonAuditUnavailable: {"audit_unavailable", 503, "unavailable", OAuthNone, "The request could not be decided. Try again."},
 }
 
 func (r Reason) known() Reason {
@@ -204,4 +221,21 @@ func ParseReason(code string) (Reason, bool) {
 		}
 	}
 	return ReasonUnspecified, false
+}
+
+// Refusal is an error that means no, and why. Every other error means that it could not
+// be found out.
+type Refusal struct {
+	Reason Reason
+	// Detail says exactly what is wrong, for the decision log only. It holds no part of
+	// a credential but what is public, such as a key id.
+	Detail string
+}
+
+// Error returns the detail, or the reason's message.
+func (r *Refusal) Error() string {
+	if r.Detail == "" {
+		return r.Reason.Message()
+	}
+	return r.Detail
 }

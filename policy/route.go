@@ -53,9 +53,35 @@ type Route struct {
 	// InsecureQueryCredential names the query parameter in which a legacy client
 	// may send its credential, and so put it into every access log; empty: none.
 	InsecureQueryCredential string
+	// Delegated asks for somebody who acts for the principal: a token that names no
+	// actor is not enough.
+	Delegated bool
+	// Consents are the scopes for which the user must have consented to whoever acts for
+	// the user; empty asks for none.
+	Consents []string
+	// Approval says who must have approved exactly this request; empty for nobody.
+	Approval Approver
+	// Attested are the workloads, one of which must be the peer: SPIFFE ids, or the
+	// beginnings of some that end in "/"; empty accepts all.
+	Attested []string
+	// AuditFirst allows nothing that is not on disk in the audit log.
+	AuditFirst bool
 	// Labels are for the policy, as `input.route.labels`.
 	Labels map[string]string
 }
+
+// Approver is who can approve a request.
+type Approver string
+
+// Who can approve: anybody who is a user and not the requester, or one of these with a
+// role that the configuration names.
+const (
+	ApproverHuman Approver = "human"
+	ApproverAdmin Approver = "admin"
+)
+
+// Values lists the values that configuration may use.
+func (Approver) Values() []string { return []string{string(ApproverHuman), string(ApproverAdmin)} }
 
 // Match reports whether the route is for the request, of which the enforcement point
 // says what extensions hold.

@@ -153,24 +153,11 @@ var ErrNotMine = errors.New("not a credential of this kind")
 // before; other errors are no reason to.
 var ErrUnreachable = errors.New("it could not be asked")
 
-// Refusal says that a credential is of the authenticator's kind and bad.
-type Refusal struct {
-	// Reason is one that has the status 401.
-	Reason policy.Reason
-	// Detail says exactly what is wrong, for the decision log only. It holds no
-	// part of the credential but what is public, such as a key id.
-	Detail string
-}
+// Refusal says that a credential is of the authenticator's kind and bad. Its reason is
+// one that has the status 401.
+type Refusal = policy.Refusal
 
 // Refuse returns a Refusal.
 func Refuse(reason policy.Reason, detail string) *Refusal {
 	return &Refusal{Reason: reason, Detail: detail}
-}
-
-// Error returns the detail, or the reason's message.
-func (r *Refusal) Error() string {
-	if r.Detail == "" {
-		return r.Reason.Message()
-	}
-	return r.Detail
 }

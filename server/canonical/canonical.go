@@ -49,24 +49,17 @@ type Reader struct {
 	client                        clientRules
 }
 
-// Refusal says that a request has no single reading, or is too large to look at.
-type Refusal struct {
-	// Reason is policy.ReasonRequestInvalid or policy.ReasonRequestTooLarge.
-	Reason policy.Reason
-	// Detail says what is wrong, for the decision log. It holds nothing that the
-	// client chose, so it is safe to print.
-	Detail string
-}
-
-// Error returns the detail.
-func (r *Refusal) Error() string { return r.Detail }
+// Refusal says that a request has no single reading, or is too large to look at: its
+// reason is policy.ReasonRequestInvalid or policy.ReasonRequestTooLarge. Its detail holds
+// nothing that the client chose, so it is safe to print.
+type Refusal = policy.Refusal
 
 func invalid(detail string) error {
-	return &Refusal{policy.ReasonRequestInvalid, detail}
+	return &Refusal{Reason: policy.ReasonRequestInvalid, Detail: detail}
 }
 
 func tooLarge(detail string) error {
-	return &Refusal{policy.ReasonRequestTooLarge, detail}
+	return &Refusal{Reason: policy.ReasonRequestTooLarge, Detail: detail}
 }
 
 // line is what the attributes say of the request line. Where a field is empty,

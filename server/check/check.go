@@ -8,8 +8,8 @@
 //	        another site made a browser send, the credential's own limits, the
 //	        route's demands
 //	decide  what the policy says
-//	spend   budgets, after an allow only
-//	record  decision ring, log, metrics
+//	spend   budgets, rates and approvals, after an allow only
+//	record  what the route wants on disk first; decision ring, log, metrics
 //
 // A Checker is immutable. Live holds the one in force behind an atomic pointer;
 // a reload builds and validates the next one aside and swaps it.
@@ -97,6 +97,14 @@ type Config struct {
 	Peers Peers
 	// Possessions may be nil: tokens that are bound to a key are refused.
 	Possessions Possessions
+	// Targets may be nil: nobody looks at what a request would do.
+	Targets Targets
+	// Agreements may be nil: nobody has agreed to anything.
+	Agreements Agreements
+	// Spender may be nil: nothing is counted.
+	Spender Spender
+	// Journal may be nil: routes that ask for it (policy.Route.AuditFirst) deny.
+	Journal Journal
 	// Zones are the network zones.
 	Zones []Zone
 	// MethodZones names the zones outside of which a method is not used at all.
@@ -205,6 +213,9 @@ type exchange struct {
 	decision    policy.Decision
 	now         time.Time
 	sight       Sight // nil: nothing can have fallen behind
+	target      *policy.Target
+	agreement   *policy.Agreement
+	spent       policy.Spent
 	record      audit.Record
 
 	credsBuf  [authn.MaxCredentials]authn.Credential
@@ -224,7 +235,7 @@ func (c *Checker) Check(ctx context.Context, a *policy.Attributes) (d policy.Dec
 		}
 		d = c.end(x)
 	}()
-	_ = c.read(x) && c.find(x) && c.prove(ctx, x) && c.hold(x) && c.decide(ctx, x) && c.spend(x) && c.introduce(x) && c.allow(x)
+	_ = c.read(x) && c.find(x) && c.prove(ctx, x) && c.hold(x) && c.decide(ctx, x) && c.introduce(x) && c.spend(ctx, x) && c.allow(x) && c.journal(ctx, x)
 	return d
 }
 
@@ -283,7 +294,7 @@ func (c *Checker) end(x *exchange) policy.Decision {
 	if len(x.creds) > 0 {
 		x.record.Found = x.creds[0].From
 	}
-	x.input = policy.Input{Attributes: x.attributes, Request: &x.request, Principal: d.Principal, Peer: d.Peer, Route: d.Route}
+	x.input = policy.Input{Attributes: x.attributes, Request: &x.request, Principal: d.Principal, Peer: d.Peer, Route: d.Route, Target: x.target, Agreement: x.agreement}
 	x.record.Input = &x.input
 	c.cfg.Recorder.Record(&x.record)
 	out := *d

@@ -19,12 +19,7 @@ func (c *Checker) read(x *exchange) bool {
 	x.decision.Phase = policy.PhaseRead
 	x.forwarded = x.trust.strip(x.attributes)
 	if err := c.cfg.Reader.Read(x.attributes, &x.request); err != nil {
-		reason := policy.ReasonRequestInvalid
-		var refusal *canonical.Refusal
-		if errors.As(err, &refusal) {
-			reason = refusal.Reason
-		}
-		return x.deny(reason, err.Error())
+		return x.refuse(err)
 	}
 	at, certain := c.match(&x.request, x.attributes.Extensions)
 	if !certain {
@@ -236,7 +231,7 @@ func (c *Checker) combine(x *exchange) bool {
 // refuse maps what extraction and authenticators return: a refusal is a no,
 // every other error is "could not find out".
 func (x *exchange) refuse(err error) bool {
-	var refusal *authn.Refusal
+	var refusal *policy.Refusal
 	if errors.As(err, &refusal) {
 		return x.deny(refusal.Reason, refusal.Detail)
 	}
@@ -252,7 +247,7 @@ func (c *Checker) decide(ctx context.Context, x *exchange) bool {
 	x.decision.Phase = policy.PhaseDecide
 	x.input = policy.Input{
 		Attributes: x.attributes, Request: &x.request, Principal: x.decision.Principal,
-		Peer: x.decision.Peer, Route: x.route,
+		Peer: x.decision.Peer, Route: x.route, Target: x.target, Agreement: x.agreement,
 	}
 	verdict, cached, err := c.cfg.Decider.Decide(ctx, &x.input)
 	x.decision.Cached = cached
@@ -293,12 +288,6 @@ func faultOf(err error) policy.Reason {
 		return policy.ReasonOverloaded
 	}
 	return policy.ReasonPolicyFault
-}
-
-// spend is where budgets are taken, after everything else has said yes.
-func (c *Checker) spend(x *exchange) bool {
-	x.decision.Phase = policy.PhaseSpend
-	return true
 }
 
 // allow is the only place that sets Allowed for a Check. A policy can take long to

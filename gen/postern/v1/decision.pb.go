@@ -132,6 +132,22 @@ const (
 	Reason_REASON_CSRF Reason = 50
 	// The credential is for one use, and was used before (401).
 	Reason_REASON_REPLAYED Reason = 51
+	// The tool may not be called (403).
+	Reason_REASON_TOOL_DENIED Reason = 52
+	// The model may not be used (403).
+	Reason_REASON_MODEL_DENIED Reason = 53
+	// Requests of this category are not permitted (403).
+	Reason_REASON_CATEGORY_DENIED Reason = 54
+	// Whoever acts may not act for the other: the chain is too long, or widens (403).
+	Reason_REASON_DELEGATION_DENIED Reason = 55
+	// The user has not consented (403).
+	Reason_REASON_CONSENT_REQUIRED Reason = 56
+	// Somebody has to approve exactly this request first (403).
+	Reason_REASON_APPROVAL_REQUIRED Reason = 57
+	// The peer is not attested to be what the route asks for (403).
+	Reason_REASON_ATTESTATION_REQUIRED Reason = 58
+	// The audit log could not be written, and the route asks for that first (503).
+	Reason_REASON_AUDIT_UNAVAILABLE Reason = 59
 )
 
 // Enum value maps for Reason.
@@ -189,6 +205,14 @@ var (
 		49: "REASON_CALLER_UNLISTED",
 		50: "REASON_CSRF",
 		51: "REASON_REPLAYED",
+		52: "REASON_TOOL_DENIED",
+		53: "REASON_MODEL_DENIED",
+		54: "REASON_CATEGORY_DENIED",
+		55: "REASON_DELEGATION_DENIED",
+		56: "REASON_CONSENT_REQUIRED",
+		57: "REASON_APPROVAL_REQUIRED",
+		58: "REASON_ATTESTATION_REQUIRED",
+		59: "REASON_AUDIT_UNAVAILABLE",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":                      0,
@@ -243,6 +267,14 @@ var (
 		"REASON_CALLER_UNLISTED":                  49,
 		"REASON_CSRF":                             50,
 		"REASON_REPLAYED":                         51,
+		"REASON_TOOL_DENIED":                      52,
+		"REASON_MODEL_DENIED":                     53,
+		"REASON_CATEGORY_DENIED":                  54,
+		"REASON_DELEGATION_DENIED":                55,
+		"REASON_CONSENT_REQUIRED":                 56,
+		"REASON_APPROVAL_REQUIRED":                57,
+		"REASON_ATTESTATION_REQUIRED":             58,
+		"REASON_AUDIT_UNAVAILABLE":                59,
 	}
 )
 
@@ -307,8 +339,16 @@ type Decision struct {
 	MissingScopes []string `protobuf:"bytes,14,rep,name=missing_scopes,json=missingScopes,proto3" json:"missing_scopes,omitempty"`
 	// All permissions that were missing, on REASON_PERMISSION_MISSING.
 	MissingPermissions []string `protobuf:"bytes,15,rep,name=missing_permissions,json=missingPermissions,proto3" json:"missing_permissions,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What is left of the budgets and rates that the request was charged to, the one that
+	// is closest to its end first. On a refusal, the one that refused.
+	Budgets []*BudgetState `protobuf:"bytes,16,rep,name=budgets,proto3" json:"budgets,omitempty"`
+	// The receipt with which the true use is settled (UsageService.Settle). Unset if there
+	// is nothing to settle.
+	Reservation string `protobuf:"bytes,17,opt,name=reservation,proto3" json:"reservation,omitempty"`
+	// The id of the approval that was used up.
+	ApprovalId    string `protobuf:"bytes,18,opt,name=approval_id,json=approvalId,proto3" json:"approval_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Decision) Reset() {
@@ -446,6 +486,118 @@ func (x *Decision) GetMissingPermissions() []string {
 	return nil
 }
 
+func (x *Decision) GetBudgets() []*BudgetState {
+	if x != nil {
+		return x.Budgets
+	}
+	return nil
+}
+
+func (x *Decision) GetReservation() string {
+	if x != nil {
+		return x.Reservation
+	}
+	return ""
+}
+
+func (x *Decision) GetApprovalId() string {
+	if x != nil {
+		return x.ApprovalId
+	}
+	return ""
+}
+
+// BudgetState is what is left of a budget or a rate after a decision.
+type BudgetState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name, for example "llm-tokens/day".
+	Budget string `protobuf:"bytes,1,opt,name=budget,proto3" json:"budget,omitempty"`
+	// What it counts: "tokens", "requests" or "micros".
+	Unit string `protobuf:"bytes,2,opt,name=unit,proto3" json:"unit,omitempty"`
+	// How much it holds in all.
+	Limit int64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// How much is left, as far as this replica knows.
+	Remaining int64 `protobuf:"varint,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	// For how long the limit is. Unset for ever.
+	Window *durationpb.Duration `protobuf:"bytes,5,opt,name=window,proto3" json:"window,omitempty"`
+	// When it is full again. Unset for never.
+	ResetDelay    *durationpb.Duration `protobuf:"bytes,6,opt,name=reset_delay,json=resetDelay,proto3" json:"reset_delay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BudgetState) Reset() {
+	*x = BudgetState{}
+	mi := &file_postern_v1_decision_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BudgetState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BudgetState) ProtoMessage() {}
+
+func (x *BudgetState) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_decision_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BudgetState.ProtoReflect.Descriptor instead.
+func (*BudgetState) Descriptor() ([]byte, []int) {
+	return file_postern_v1_decision_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *BudgetState) GetBudget() string {
+	if x != nil {
+		return x.Budget
+	}
+	return ""
+}
+
+func (x *BudgetState) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *BudgetState) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *BudgetState) GetRemaining() int64 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
+func (x *BudgetState) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *BudgetState) GetResetDelay() *durationpb.Duration {
+	if x != nil {
+		return x.ResetDelay
+	}
+	return nil
+}
+
 // RuleLocation is where a policy rule stands.
 type RuleLocation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -461,7 +613,7 @@ type RuleLocation struct {
 
 func (x *RuleLocation) Reset() {
 	*x = RuleLocation{}
-	mi := &file_postern_v1_decision_proto_msgTypes[1]
+	mi := &file_postern_v1_decision_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +625,7 @@ func (x *RuleLocation) String() string {
 func (*RuleLocation) ProtoMessage() {}
 
 func (x *RuleLocation) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_decision_proto_msgTypes[1]
+	mi := &file_postern_v1_decision_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +638,7 @@ func (x *RuleLocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleLocation.ProtoReflect.Descriptor instead.
 func (*RuleLocation) Descriptor() ([]byte, []int) {
-	return file_postern_v1_decision_proto_rawDescGZIP(), []int{1}
+	return file_postern_v1_decision_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RuleLocation) GetRule() string {
@@ -523,7 +675,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_postern_v1_decision_proto_msgTypes[2]
+	mi := &file_postern_v1_decision_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -535,7 +687,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_decision_proto_msgTypes[2]
+	mi := &file_postern_v1_decision_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -548,7 +700,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_postern_v1_decision_proto_rawDescGZIP(), []int{2}
+	return file_postern_v1_decision_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Header) GetName() string {
@@ -578,7 +730,7 @@ type Obligation struct {
 
 func (x *Obligation) Reset() {
 	*x = Obligation{}
-	mi := &file_postern_v1_decision_proto_msgTypes[3]
+	mi := &file_postern_v1_decision_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +742,7 @@ func (x *Obligation) String() string {
 func (*Obligation) ProtoMessage() {}
 
 func (x *Obligation) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_decision_proto_msgTypes[3]
+	mi := &file_postern_v1_decision_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +755,7 @@ func (x *Obligation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Obligation.ProtoReflect.Descriptor instead.
 func (*Obligation) Descriptor() ([]byte, []int) {
-	return file_postern_v1_decision_proto_rawDescGZIP(), []int{3}
+	return file_postern_v1_decision_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Obligation) GetType() string {
@@ -625,7 +777,7 @@ var File_postern_v1_decision_proto protoreflect.FileDescriptor
 const file_postern_v1_decision_proto_rawDesc = "" +
 	"\n" +
 	"\x19postern/v1/decision.proto\x12\n" +
-	"postern.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xb3\x05\n" +
+	"postern.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xa9\x06\n" +
 	"\bDecision\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12*\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x12.postern.v1.ReasonR\x06reason\x12\x18\n" +
@@ -645,7 +797,19 @@ const file_postern_v1_decision_proto_rawDesc = "" +
 	"\x0fpolicy_revision\x18\f \x01(\tR\x0epolicyRevision\x12,\n" +
 	"\x04rule\x18\r \x01(\v2\x18.postern.v1.RuleLocationR\x04rule\x12%\n" +
 	"\x0emissing_scopes\x18\x0e \x03(\tR\rmissingScopes\x12/\n" +
-	"\x13missing_permissions\x18\x0f \x03(\tR\x12missingPermissions\"J\n" +
+	"\x13missing_permissions\x18\x0f \x03(\tR\x12missingPermissions\x121\n" +
+	"\abudgets\x18\x10 \x03(\v2\x17.postern.v1.BudgetStateR\abudgets\x12 \n" +
+	"\vreservation\x18\x11 \x01(\tR\vreservation\x12\x1f\n" +
+	"\vapproval_id\x18\x12 \x01(\tR\n" +
+	"approvalId\"\xdc\x01\n" +
+	"\vBudgetState\x12\x16\n" +
+	"\x06budget\x18\x01 \x01(\tR\x06budget\x12\x12\n" +
+	"\x04unit\x18\x02 \x01(\tR\x04unit\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x03R\x05limit\x12\x1c\n" +
+	"\tremaining\x18\x04 \x01(\x03R\tremaining\x121\n" +
+	"\x06window\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12:\n" +
+	"\vreset_delay\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"resetDelay\"J\n" +
 	"\fRuleLocation\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x12\n" +
@@ -658,7 +822,7 @@ const file_postern_v1_decision_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x127\n" +
 	"\n" +
 	"parameters\x18\x02 \x01(\v2\x17.google.protobuf.StructR\n" +
-	"parameters*\xa4\v\n" +
+	"parameters*\x89\r\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_ALLOWED\x10\x01\x12\x1a\n" +
@@ -712,7 +876,15 @@ const file_postern_v1_decision_proto_rawDesc = "" +
 	"\x0fREASON_INTERNAL\x100\x12\x1a\n" +
 	"\x16REASON_CALLER_UNLISTED\x101\x12\x0f\n" +
 	"\vREASON_CSRF\x102\x12\x13\n" +
-	"\x0fREASON_REPLAYED\x103B\xa2\x01\n" +
+	"\x0fREASON_REPLAYED\x103\x12\x16\n" +
+	"\x12REASON_TOOL_DENIED\x104\x12\x17\n" +
+	"\x13REASON_MODEL_DENIED\x105\x12\x1a\n" +
+	"\x16REASON_CATEGORY_DENIED\x106\x12\x1c\n" +
+	"\x18REASON_DELEGATION_DENIED\x107\x12\x1b\n" +
+	"\x17REASON_CONSENT_REQUIRED\x108\x12\x1c\n" +
+	"\x18REASON_APPROVAL_REQUIRED\x109\x12\x1f\n" +
+	"\x1bREASON_ATTESTATION_REQUIRED\x10:\x12\x1c\n" +
+	"\x18REASON_AUDIT_UNAVAILABLE\x10;B\xa2\x01\n" +
 	"\x0ecom.postern.v1B\rDecisionProtoP\x01Z8github.com/postern-auth/postern/gen/postern/v1;posternv1\xa2\x02\x03PXX\xaa\x02\n" +
 	"Postern.V1\xca\x02\n" +
 	"Postern\\V1\xe2\x02\x16Postern\\V1\\GPBMetadata\xea\x02\vPostern::V1b\x06proto3"
@@ -730,30 +902,34 @@ func file_postern_v1_decision_proto_rawDescGZIP() []byte {
 }
 
 var file_postern_v1_decision_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_postern_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_postern_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_postern_v1_decision_proto_goTypes = []any{
 	(Reason)(0),                 // 0: postern.v1.Reason
 	(*Decision)(nil),            // 1: postern.v1.Decision
-	(*RuleLocation)(nil),        // 2: postern.v1.RuleLocation
-	(*Header)(nil),              // 3: postern.v1.Header
-	(*Obligation)(nil),          // 4: postern.v1.Obligation
-	(*durationpb.Duration)(nil), // 5: google.protobuf.Duration
-	(*structpb.Struct)(nil),     // 6: google.protobuf.Struct
+	(*BudgetState)(nil),         // 2: postern.v1.BudgetState
+	(*RuleLocation)(nil),        // 3: postern.v1.RuleLocation
+	(*Header)(nil),              // 4: postern.v1.Header
+	(*Obligation)(nil),          // 5: postern.v1.Obligation
+	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
+	(*structpb.Struct)(nil),     // 7: google.protobuf.Struct
 }
 var file_postern_v1_decision_proto_depIdxs = []int32{
-	0, // 0: postern.v1.Decision.reason:type_name -> postern.v1.Reason
-	3, // 1: postern.v1.Decision.upstream_headers:type_name -> postern.v1.Header
-	3, // 2: postern.v1.Decision.response_headers:type_name -> postern.v1.Header
-	4, // 3: postern.v1.Decision.obligations:type_name -> postern.v1.Obligation
-	5, // 4: postern.v1.Decision.cache_ttl:type_name -> google.protobuf.Duration
-	5, // 5: postern.v1.Decision.retry_delay:type_name -> google.protobuf.Duration
-	2, // 6: postern.v1.Decision.rule:type_name -> postern.v1.RuleLocation
-	6, // 7: postern.v1.Obligation.parameters:type_name -> google.protobuf.Struct
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	0,  // 0: postern.v1.Decision.reason:type_name -> postern.v1.Reason
+	4,  // 1: postern.v1.Decision.upstream_headers:type_name -> postern.v1.Header
+	4,  // 2: postern.v1.Decision.response_headers:type_name -> postern.v1.Header
+	5,  // 3: postern.v1.Decision.obligations:type_name -> postern.v1.Obligation
+	6,  // 4: postern.v1.Decision.cache_ttl:type_name -> google.protobuf.Duration
+	6,  // 5: postern.v1.Decision.retry_delay:type_name -> google.protobuf.Duration
+	3,  // 6: postern.v1.Decision.rule:type_name -> postern.v1.RuleLocation
+	2,  // 7: postern.v1.Decision.budgets:type_name -> postern.v1.BudgetState
+	6,  // 8: postern.v1.BudgetState.window:type_name -> google.protobuf.Duration
+	6,  // 9: postern.v1.BudgetState.reset_delay:type_name -> google.protobuf.Duration
+	7,  // 10: postern.v1.Obligation.parameters:type_name -> google.protobuf.Struct
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_decision_proto_init() }
@@ -767,7 +943,7 @@ func file_postern_v1_decision_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_decision_proto_rawDesc), len(file_postern_v1_decision_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -188,7 +188,10 @@ type DecisionRecord struct {
 	// The phase that ended the check.
 	Phase string `protobuf:"bytes,15,opt,name=phase,proto3" json:"phase,omitempty"`
 	// What exactly went wrong, for operators. Holds no secret.
-	Detail        string `protobuf:"bytes,16,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,16,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Where the policy's deny comes from; unset for other decisions. Only GetDecision
+	// sets it.
+	Grounds       *PolicyGrounds `protobuf:"bytes,17,opt,name=grounds,proto3" json:"grounds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -335,6 +338,259 @@ func (x *DecisionRecord) GetDetail() string {
 	return ""
 }
 
+func (x *DecisionRecord) GetGrounds() *PolicyGrounds {
+	if x != nil {
+		return x.Grounds
+	}
+	return nil
+}
+
+// PolicyGrounds says what a policy denied by.
+type PolicyGrounds struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rule that decided, for example data.postern.authz.decision.
+	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The file of the policy; empty if unknown.
+	File string `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	// The line in it; 0 if unknown.
+	Line int32 `protobuf:"varint,3,opt,name=line,proto3" json:"line,omitempty"`
+	// What the policy can read of the request, and what stood there.
+	Reads []*PolicyReading `protobuf:"bytes,4,rep,name=reads,proto3" json:"reads,omitempty"`
+	// Expressions that had no answer, the one that decided first.
+	Failed []*FailedExpression `protobuf:"bytes,5,rep,name=failed,proto3" json:"failed,omitempty"`
+	// How many more places there are, which are not kept.
+	MoreReads int32 `protobuf:"varint,6,opt,name=more_reads,json=moreReads,proto3" json:"more_reads,omitempty"`
+	// How many more expressions, likewise.
+	MoreFailed    int32 `protobuf:"varint,7,opt,name=more_failed,json=moreFailed,proto3" json:"more_failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyGrounds) Reset() {
+	*x = PolicyGrounds{}
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyGrounds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyGrounds) ProtoMessage() {}
+
+func (x *PolicyGrounds) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyGrounds.ProtoReflect.Descriptor instead.
+func (*PolicyGrounds) Descriptor() ([]byte, []int) {
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PolicyGrounds) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *PolicyGrounds) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *PolicyGrounds) GetLine() int32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *PolicyGrounds) GetReads() []*PolicyReading {
+	if x != nil {
+		return x.Reads
+	}
+	return nil
+}
+
+func (x *PolicyGrounds) GetFailed() []*FailedExpression {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
+func (x *PolicyGrounds) GetMoreReads() int32 {
+	if x != nil {
+		return x.MoreReads
+	}
+	return 0
+}
+
+func (x *PolicyGrounds) GetMoreFailed() int32 {
+	if x != nil {
+		return x.MoreFailed
+	}
+	return 0
+}
+
+// PolicyReading is one place of the policy's input.
+type PolicyReading struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The place, as a policy writes it: input.principal.roles.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// What stood there as JSON, cut off if it is long; its type if only that counts.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Nothing stood there.
+	Absent bool `protobuf:"varint,3,opt,name=absent,proto3" json:"absent,omitempty"`
+	// What stood there may be a secret, and was not kept.
+	Masked        bool `protobuf:"varint,4,opt,name=masked,proto3" json:"masked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyReading) Reset() {
+	*x = PolicyReading{}
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyReading) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyReading) ProtoMessage() {}
+
+func (x *PolicyReading) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyReading.ProtoReflect.Descriptor instead.
+func (*PolicyReading) Descriptor() ([]byte, []int) {
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PolicyReading) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *PolicyReading) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *PolicyReading) GetAbsent() bool {
+	if x != nil {
+		return x.Absent
+	}
+	return false
+}
+
+func (x *PolicyReading) GetMasked() bool {
+	if x != nil {
+		return x.Masked
+	}
+	return false
+}
+
+// FailedExpression is a place in the policy that had no answer.
+type FailedExpression struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rule that it belongs to.
+	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The file of the policy.
+	File string `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	// The line of the expression.
+	Line int32 `protobuf:"varint,3,opt,name=line,proto3" json:"line,omitempty"`
+	// The expression as the policy has it, its first line.
+	Expression    string `protobuf:"bytes,4,opt,name=expression,proto3" json:"expression,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailedExpression) Reset() {
+	*x = FailedExpression{}
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailedExpression) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailedExpression) ProtoMessage() {}
+
+func (x *FailedExpression) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailedExpression.ProtoReflect.Descriptor instead.
+func (*FailedExpression) Descriptor() ([]byte, []int) {
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *FailedExpression) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *FailedExpression) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *FailedExpression) GetLine() int32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *FailedExpression) GetExpression() string {
+	if x != nil {
+		return x.Expression
+	}
+	return ""
+}
+
 // ListDecisionsRequest asks for decisions.
 type ListDecisionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -350,7 +606,7 @@ type ListDecisionsRequest struct {
 
 func (x *ListDecisionsRequest) Reset() {
 	*x = ListDecisionsRequest{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[2]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +618,7 @@ func (x *ListDecisionsRequest) String() string {
 func (*ListDecisionsRequest) ProtoMessage() {}
 
 func (x *ListDecisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[2]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +631,7 @@ func (x *ListDecisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDecisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListDecisionsRequest) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{2}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListDecisionsRequest) GetPageSize() int32 {
@@ -412,7 +668,7 @@ type ListDecisionsResponse struct {
 
 func (x *ListDecisionsResponse) Reset() {
 	*x = ListDecisionsResponse{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[3]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -424,7 +680,7 @@ func (x *ListDecisionsResponse) String() string {
 func (*ListDecisionsResponse) ProtoMessage() {}
 
 func (x *ListDecisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[3]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -437,7 +693,7 @@ func (x *ListDecisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDecisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListDecisionsResponse) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{3}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListDecisionsResponse) GetDecisions() []*DecisionRecord {
@@ -465,7 +721,7 @@ type GetDecisionRequest struct {
 
 func (x *GetDecisionRequest) Reset() {
 	*x = GetDecisionRequest{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[4]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +733,7 @@ func (x *GetDecisionRequest) String() string {
 func (*GetDecisionRequest) ProtoMessage() {}
 
 func (x *GetDecisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[4]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +746,7 @@ func (x *GetDecisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDecisionRequest.ProtoReflect.Descriptor instead.
 func (*GetDecisionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{4}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetDecisionRequest) GetDecisionId() string {
@@ -513,7 +769,7 @@ type GetDecisionResponse struct {
 
 func (x *GetDecisionResponse) Reset() {
 	*x = GetDecisionResponse{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[5]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +781,7 @@ func (x *GetDecisionResponse) String() string {
 func (*GetDecisionResponse) ProtoMessage() {}
 
 func (x *GetDecisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[5]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +794,7 @@ func (x *GetDecisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDecisionResponse.ProtoReflect.Descriptor instead.
 func (*GetDecisionResponse) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{5}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetDecisionResponse) GetRecord() *DecisionRecord {
@@ -570,7 +826,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[6]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +838,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[6]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +851,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{6}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Step) GetPhase() string {
@@ -619,6 +875,417 @@ func (x *Step) GetMessage() string {
 	return ""
 }
 
+// ListShadowDifferencesRequest asks for differences.
+type ListShadowDifferencesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListShadowDifferencesRequest) Reset() {
+	*x = ListShadowDifferencesRequest{}
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListShadowDifferencesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListShadowDifferencesRequest) ProtoMessage() {}
+
+func (x *ListShadowDifferencesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListShadowDifferencesRequest.ProtoReflect.Descriptor instead.
+func (*ListShadowDifferencesRequest) Descriptor() ([]byte, []int) {
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{10}
+}
+
+// ListShadowDifferencesResponse says how two policies agree.
+type ListShadowDifferencesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision of the policy in the shadow. What follows is about it alone.
+	Revision string `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The revision of the policy in force.
+	EnforcedRevision string `protobuf:"bytes,2,opt,name=enforced_revision,json=enforcedRevision,proto3" json:"enforced_revision,omitempty"`
+	// When the first of these decisions was made; unset if there was none.
+	SinceTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
+	// How many decisions were compared. Unset for callers of a tenant, as all counts.
+	Compared uint64 `protobuf:"varint,4,opt,name=compared,proto3" json:"compared,omitempty"`
+	// How many of them would have been others.
+	Different uint64 `protobuf:"varint,5,opt,name=different,proto3" json:"different,omitempty"`
+	// How many were not compared, because too many waited; since the start.
+	Dropped uint64 `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// The differences by change, rule and route, most first.
+	Counts []*ShadowCount `protobuf:"bytes,7,rep,name=counts,proto3" json:"counts,omitempty"`
+	// The last differences, newest first; callers of a tenant see those of its principals.
+	Differences   []*ShadowDifference `protobuf:"bytes,8,rep,name=differences,proto3" json:"differences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListShadowDifferencesResponse) Reset() {
+	*x = ListShadowDifferencesResponse{}
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListShadowDifferencesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListShadowDifferencesResponse) ProtoMessage() {}
+
+func (x *ListShadowDifferencesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListShadowDifferencesResponse.ProtoReflect.Descriptor instead.
+func (*ListShadowDifferencesResponse) Descriptor() ([]byte, []int) {
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListShadowDifferencesResponse) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *ListShadowDifferencesResponse) GetEnforcedRevision() string {
+	if x != nil {
+		return x.EnforcedRevision
+	}
+	return ""
+}
+
+func (x *ListShadowDifferencesResponse) GetSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SinceTime
+	}
+	return nil
+}
+
+func (x *ListShadowDifferencesResponse) GetCompared() uint64 {
+	if x != nil {
+		return x.Compared
+	}
+	return 0
+}
+
+func (x *ListShadowDifferencesResponse) GetDifferent() uint64 {
+	if x != nil {
+		return x.Different
+	}
+	return 0
+}
+
+func (x *ListShadowDifferencesResponse) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *ListShadowDifferencesResponse) GetCounts() []*ShadowCount {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *ListShadowDifferencesResponse) GetDifferences() []*ShadowDifference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+// ShadowCount is how often there was a difference of a kind.
+type ShadowCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How often.
+	Count uint64 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// What would change: "deny to allow", "allow to error", or the part of the answer.
+	Change string `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"`
+	// The rule that makes it; "-" if none, "other" for what is not counted apart.
+	Rule string `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The route, likewise.
+	Route         string `protobuf:"bytes,4,opt,name=route,proto3" json:"route,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShadowCount) Reset() {
+	*x = ShadowCount{}
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShadowCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShadowCount) ProtoMessage() {}
+
+func (x *ShadowCount) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShadowCount.ProtoReflect.Descriptor instead.
+func (*ShadowCount) Descriptor() ([]byte, []int) {
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ShadowCount) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *ShadowCount) GetChange() string {
+	if x != nil {
+		return x.Change
+	}
+	return ""
+}
+
+func (x *ShadowCount) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ShadowCount) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+// ShadowDifference is one decision that would have been another. What was enforced
+// stands first.
+type ShadowDifference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// The decision, for GetDecision.
+	DecisionId string `protobuf:"bytes,2,opt,name=decision_id,json=decisionId,proto3" json:"decision_id,omitempty"`
+	// The route that matched; empty if none.
+	Route string `protobuf:"bytes,3,opt,name=route,proto3" json:"route,omitempty"`
+	// What would change.
+	Change string `protobuf:"bytes,4,opt,name=change,proto3" json:"change,omitempty"`
+	// What the policy in force said.
+	Enforced *ShadowOutcome `protobuf:"bytes,5,opt,name=enforced,proto3" json:"enforced,omitempty"`
+	// What the policy in the shadow said.
+	Shadow        *ShadowOutcome `protobuf:"bytes,6,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShadowDifference) Reset() {
+	*x = ShadowDifference{}
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShadowDifference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShadowDifference) ProtoMessage() {}
+
+func (x *ShadowDifference) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShadowDifference.ProtoReflect.Descriptor instead.
+func (*ShadowDifference) Descriptor() ([]byte, []int) {
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ShadowDifference) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *ShadowDifference) GetDecisionId() string {
+	if x != nil {
+		return x.DecisionId
+	}
+	return ""
+}
+
+func (x *ShadowDifference) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *ShadowDifference) GetChange() string {
+	if x != nil {
+		return x.Change
+	}
+	return ""
+}
+
+func (x *ShadowDifference) GetEnforced() *ShadowOutcome {
+	if x != nil {
+		return x.Enforced
+	}
+	return nil
+}
+
+func (x *ShadowDifference) GetShadow() *ShadowOutcome {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+// ShadowOutcome is what one policy said.
+type ShadowOutcome struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "allow", "deny" or "error".
+	Outcome string `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// Why.
+	Reason v1.Reason `protobuf:"varint,2,opt,name=reason,proto3,enum=postern.v1.Reason" json:"reason,omitempty"`
+	// The rule that decided a deny.
+	Rule string `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The file of the policy that it stands in.
+	File string `protobuf:"bytes,4,opt,name=file,proto3" json:"file,omitempty"`
+	// The line in it.
+	Line int32 `protobuf:"varint,5,opt,name=line,proto3" json:"line,omitempty"`
+	// The revision of the policy.
+	Revision string `protobuf:"bytes,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What kept it from answering, for operators.
+	Error         string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShadowOutcome) Reset() {
+	*x = ShadowOutcome{}
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShadowOutcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShadowOutcome) ProtoMessage() {}
+
+func (x *ShadowOutcome) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShadowOutcome.ProtoReflect.Descriptor instead.
+func (*ShadowOutcome) Descriptor() ([]byte, []int) {
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ShadowOutcome) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *ShadowOutcome) GetReason() v1.Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return v1.Reason(0)
+}
+
+func (x *ShadowOutcome) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ShadowOutcome) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *ShadowOutcome) GetLine() int32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *ShadowOutcome) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *ShadowOutcome) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_postern_admin_v1_decision_service_proto protoreflect.FileDescriptor
 
 const file_postern_admin_v1_decision_service_proto_rawDesc = "" +
@@ -630,7 +1297,7 @@ const file_postern_admin_v1_decision_service_proto_rawDesc = "" +
 	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12!\n" +
 	"\fprincipal_id\x18\x04 \x01(\tR\vprincipalIdB\n" +
 	"\n" +
-	"\b_allowed\"\x8b\x04\n" +
+	"\b_allowed\"\xc6\x04\n" +
 	"\x0eDecisionRecord\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x120\n" +
 	"\bdecision\x18\x02 \x01(\v2\x14.postern.v1.DecisionR\bdecision\x123\n" +
@@ -649,7 +1316,30 @@ const file_postern_admin_v1_decision_service_proto_rawDesc = "" +
 	"\x10credential_place\x18\r \x01(\tR\x0fcredentialPlace\x12\x14\n" +
 	"\x05route\x18\x0e \x01(\tR\x05route\x12\x14\n" +
 	"\x05phase\x18\x0f \x01(\tR\x05phase\x12\x16\n" +
-	"\x06detail\x18\x10 \x01(\tR\x06detail\"\x8c\x01\n" +
+	"\x06detail\x18\x10 \x01(\tR\x06detail\x129\n" +
+	"\agrounds\x18\x11 \x01(\v2\x1f.postern.admin.v1.PolicyGroundsR\agrounds\"\xfe\x01\n" +
+	"\rPolicyGrounds\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12\x12\n" +
+	"\x04line\x18\x03 \x01(\x05R\x04line\x125\n" +
+	"\x05reads\x18\x04 \x03(\v2\x1f.postern.admin.v1.PolicyReadingR\x05reads\x12:\n" +
+	"\x06failed\x18\x05 \x03(\v2\".postern.admin.v1.FailedExpressionR\x06failed\x12\x1d\n" +
+	"\n" +
+	"more_reads\x18\x06 \x01(\x05R\tmoreReads\x12\x1f\n" +
+	"\vmore_failed\x18\a \x01(\x05R\n" +
+	"moreFailed\"i\n" +
+	"\rPolicyReading\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06absent\x18\x03 \x01(\bR\x06absent\x12\x16\n" +
+	"\x06masked\x18\x04 \x01(\bR\x06masked\"n\n" +
+	"\x10FailedExpression\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12\x12\n" +
+	"\x04line\x18\x03 \x01(\x05R\x04line\x12\x1e\n" +
+	"\n" +
+	"expression\x18\x04 \x01(\tR\n" +
+	"expression\"\x8c\x01\n" +
 	"\x14ListDecisionsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -667,15 +1357,48 @@ const file_postern_admin_v1_decision_service_proto_rawDesc = "" +
 	"\x04Step\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x127\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x1d.postern.admin.v1.StepOutcomeR\aoutcome\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*w\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\x1e\n" +
+	"\x1cListShadowDifferencesRequest\"\xf4\x02\n" +
+	"\x1dListShadowDifferencesResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\tR\brevision\x12+\n" +
+	"\x11enforced_revision\x18\x02 \x01(\tR\x10enforcedRevision\x129\n" +
+	"\n" +
+	"since_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tsinceTime\x12\x1a\n" +
+	"\bcompared\x18\x04 \x01(\x04R\bcompared\x12\x1c\n" +
+	"\tdifferent\x18\x05 \x01(\x04R\tdifferent\x12\x18\n" +
+	"\adropped\x18\x06 \x01(\x04R\adropped\x125\n" +
+	"\x06counts\x18\a \x03(\v2\x1d.postern.admin.v1.ShadowCountR\x06counts\x12D\n" +
+	"\vdifferences\x18\b \x03(\v2\".postern.admin.v1.ShadowDifferenceR\vdifferences\"e\n" +
+	"\vShadowCount\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x16\n" +
+	"\x06change\x18\x02 \x01(\tR\x06change\x12\x12\n" +
+	"\x04rule\x18\x03 \x01(\tR\x04rule\x12\x14\n" +
+	"\x05route\x18\x04 \x01(\tR\x05route\"\x87\x02\n" +
+	"\x10ShadowDifference\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1f\n" +
+	"\vdecision_id\x18\x02 \x01(\tR\n" +
+	"decisionId\x12\x14\n" +
+	"\x05route\x18\x03 \x01(\tR\x05route\x12\x16\n" +
+	"\x06change\x18\x04 \x01(\tR\x06change\x12;\n" +
+	"\benforced\x18\x05 \x01(\v2\x1f.postern.admin.v1.ShadowOutcomeR\benforced\x127\n" +
+	"\x06shadow\x18\x06 \x01(\v2\x1f.postern.admin.v1.ShadowOutcomeR\x06shadow\"\xc3\x01\n" +
+	"\rShadowOutcome\x12\x18\n" +
+	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12*\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x12.postern.v1.ReasonR\x06reason\x12\x12\n" +
+	"\x04rule\x18\x03 \x01(\tR\x04rule\x12\x12\n" +
+	"\x04file\x18\x04 \x01(\tR\x04file\x12\x12\n" +
+	"\x04line\x18\x05 \x01(\x05R\x04line\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\tR\brevision\x12\x14\n" +
+	"\x05error\x18\a \x01(\tR\x05error*w\n" +
 	"\vStepOutcome\x12\x1c\n" +
 	"\x18STEP_OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13STEP_OUTCOME_PASSED\x10\x01\x12\x17\n" +
 	"\x13STEP_OUTCOME_FAILED\x10\x02\x12\x18\n" +
-	"\x14STEP_OUTCOME_SKIPPED\x10\x032\xcf\x01\n" +
+	"\x14STEP_OUTCOME_SKIPPED\x10\x032\xc9\x02\n" +
 	"\x0fDecisionService\x12Z\n" +
 	"\vGetDecision\x12$.postern.admin.v1.GetDecisionRequest\x1a%.postern.admin.v1.GetDecisionResponse\x12`\n" +
-	"\rListDecisions\x12&.postern.admin.v1.ListDecisionsRequest\x1a'.postern.admin.v1.ListDecisionsResponseB\xcc\x01\n" +
+	"\rListDecisions\x12&.postern.admin.v1.ListDecisionsRequest\x1a'.postern.admin.v1.ListDecisionsResponse\x12x\n" +
+	"\x15ListShadowDifferences\x12..postern.admin.v1.ListShadowDifferencesRequest\x1a/.postern.admin.v1.ListShadowDifferencesResponseB\xcc\x01\n" +
 	"\x14com.postern.admin.v1B\x14DecisionServiceProtoP\x01Z<github.com/postern-auth/postern/gen/postern/admin/v1;adminv1\xa2\x02\x03PAX\xaa\x02\x10Postern.Admin.V1\xca\x02\x10Postern\\Admin\\V1\xe2\x02\x1cPostern\\Admin\\V1\\GPBMetadata\xea\x02\x12Postern::Admin::V1b\x06proto3"
 
 var (
@@ -691,42 +1414,62 @@ func file_postern_admin_v1_decision_service_proto_rawDescGZIP() []byte {
 }
 
 var file_postern_admin_v1_decision_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_postern_admin_v1_decision_service_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_postern_admin_v1_decision_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_postern_admin_v1_decision_service_proto_goTypes = []any{
-	(StepOutcome)(0),              // 0: postern.admin.v1.StepOutcome
-	(*DecisionFilter)(nil),        // 1: postern.admin.v1.DecisionFilter
-	(*DecisionRecord)(nil),        // 2: postern.admin.v1.DecisionRecord
-	(*ListDecisionsRequest)(nil),  // 3: postern.admin.v1.ListDecisionsRequest
-	(*ListDecisionsResponse)(nil), // 4: postern.admin.v1.ListDecisionsResponse
-	(*GetDecisionRequest)(nil),    // 5: postern.admin.v1.GetDecisionRequest
-	(*GetDecisionResponse)(nil),   // 6: postern.admin.v1.GetDecisionResponse
-	(*Step)(nil),                  // 7: postern.admin.v1.Step
-	(v1.Reason)(0),                // 8: postern.v1.Reason
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*v1.Decision)(nil),           // 10: postern.v1.Decision
-	(*v1.Principal)(nil),          // 11: postern.v1.Principal
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
+	(StepOutcome)(0),                      // 0: postern.admin.v1.StepOutcome
+	(*DecisionFilter)(nil),                // 1: postern.admin.v1.DecisionFilter
+	(*DecisionRecord)(nil),                // 2: postern.admin.v1.DecisionRecord
+	(*PolicyGrounds)(nil),                 // 3: postern.admin.v1.PolicyGrounds
+	(*PolicyReading)(nil),                 // 4: postern.admin.v1.PolicyReading
+	(*FailedExpression)(nil),              // 5: postern.admin.v1.FailedExpression
+	(*ListDecisionsRequest)(nil),          // 6: postern.admin.v1.ListDecisionsRequest
+	(*ListDecisionsResponse)(nil),         // 7: postern.admin.v1.ListDecisionsResponse
+	(*GetDecisionRequest)(nil),            // 8: postern.admin.v1.GetDecisionRequest
+	(*GetDecisionResponse)(nil),           // 9: postern.admin.v1.GetDecisionResponse
+	(*Step)(nil),                          // 10: postern.admin.v1.Step
+	(*ListShadowDifferencesRequest)(nil),  // 11: postern.admin.v1.ListShadowDifferencesRequest
+	(*ListShadowDifferencesResponse)(nil), // 12: postern.admin.v1.ListShadowDifferencesResponse
+	(*ShadowCount)(nil),                   // 13: postern.admin.v1.ShadowCount
+	(*ShadowDifference)(nil),              // 14: postern.admin.v1.ShadowDifference
+	(*ShadowOutcome)(nil),                 // 15: postern.admin.v1.ShadowOutcome
+	(v1.Reason)(0),                        // 16: postern.v1.Reason
+	(*timestamppb.Timestamp)(nil),         // 17: google.protobuf.Timestamp
+	(*v1.Decision)(nil),                   // 18: postern.v1.Decision
+	(*v1.Principal)(nil),                  // 19: postern.v1.Principal
+	(*durationpb.Duration)(nil),           // 20: google.protobuf.Duration
 }
 var file_postern_admin_v1_decision_service_proto_depIdxs = []int32{
-	8,  // 0: postern.admin.v1.DecisionFilter.reasons:type_name -> postern.v1.Reason
-	9,  // 1: postern.admin.v1.DecisionRecord.time:type_name -> google.protobuf.Timestamp
-	10, // 2: postern.admin.v1.DecisionRecord.decision:type_name -> postern.v1.Decision
-	11, // 3: postern.admin.v1.DecisionRecord.principal:type_name -> postern.v1.Principal
-	12, // 4: postern.admin.v1.DecisionRecord.latency:type_name -> google.protobuf.Duration
-	1,  // 5: postern.admin.v1.ListDecisionsRequest.filter:type_name -> postern.admin.v1.DecisionFilter
-	2,  // 6: postern.admin.v1.ListDecisionsResponse.decisions:type_name -> postern.admin.v1.DecisionRecord
-	2,  // 7: postern.admin.v1.GetDecisionResponse.record:type_name -> postern.admin.v1.DecisionRecord
-	7,  // 8: postern.admin.v1.GetDecisionResponse.steps:type_name -> postern.admin.v1.Step
-	0,  // 9: postern.admin.v1.Step.outcome:type_name -> postern.admin.v1.StepOutcome
-	5,  // 10: postern.admin.v1.DecisionService.GetDecision:input_type -> postern.admin.v1.GetDecisionRequest
-	3,  // 11: postern.admin.v1.DecisionService.ListDecisions:input_type -> postern.admin.v1.ListDecisionsRequest
-	6,  // 12: postern.admin.v1.DecisionService.GetDecision:output_type -> postern.admin.v1.GetDecisionResponse
-	4,  // 13: postern.admin.v1.DecisionService.ListDecisions:output_type -> postern.admin.v1.ListDecisionsResponse
-	12, // [12:14] is the sub-list for method output_type
-	10, // [10:12] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	16, // 0: postern.admin.v1.DecisionFilter.reasons:type_name -> postern.v1.Reason
+	17, // 1: postern.admin.v1.DecisionRecord.time:type_name -> google.protobuf.Timestamp
+	18, // 2: postern.admin.v1.DecisionRecord.decision:type_name -> postern.v1.Decision
+	19, // 3: postern.admin.v1.DecisionRecord.principal:type_name -> postern.v1.Principal
+	20, // 4: postern.admin.v1.DecisionRecord.latency:type_name -> google.protobuf.Duration
+	3,  // 5: postern.admin.v1.DecisionRecord.grounds:type_name -> postern.admin.v1.PolicyGrounds
+	4,  // 6: postern.admin.v1.PolicyGrounds.reads:type_name -> postern.admin.v1.PolicyReading
+	5,  // 7: postern.admin.v1.PolicyGrounds.failed:type_name -> postern.admin.v1.FailedExpression
+	1,  // 8: postern.admin.v1.ListDecisionsRequest.filter:type_name -> postern.admin.v1.DecisionFilter
+	2,  // 9: postern.admin.v1.ListDecisionsResponse.decisions:type_name -> postern.admin.v1.DecisionRecord
+	2,  // 10: postern.admin.v1.GetDecisionResponse.record:type_name -> postern.admin.v1.DecisionRecord
+	10, // 11: postern.admin.v1.GetDecisionResponse.steps:type_name -> postern.admin.v1.Step
+	0,  // 12: postern.admin.v1.Step.outcome:type_name -> postern.admin.v1.StepOutcome
+	17, // 13: postern.admin.v1.ListShadowDifferencesResponse.since_time:type_name -> google.protobuf.Timestamp
+	13, // 14: postern.admin.v1.ListShadowDifferencesResponse.counts:type_name -> postern.admin.v1.ShadowCount
+	14, // 15: postern.admin.v1.ListShadowDifferencesResponse.differences:type_name -> postern.admin.v1.ShadowDifference
+	17, // 16: postern.admin.v1.ShadowDifference.time:type_name -> google.protobuf.Timestamp
+	15, // 17: postern.admin.v1.ShadowDifference.enforced:type_name -> postern.admin.v1.ShadowOutcome
+	15, // 18: postern.admin.v1.ShadowDifference.shadow:type_name -> postern.admin.v1.ShadowOutcome
+	16, // 19: postern.admin.v1.ShadowOutcome.reason:type_name -> postern.v1.Reason
+	8,  // 20: postern.admin.v1.DecisionService.GetDecision:input_type -> postern.admin.v1.GetDecisionRequest
+	6,  // 21: postern.admin.v1.DecisionService.ListDecisions:input_type -> postern.admin.v1.ListDecisionsRequest
+	11, // 22: postern.admin.v1.DecisionService.ListShadowDifferences:input_type -> postern.admin.v1.ListShadowDifferencesRequest
+	9,  // 23: postern.admin.v1.DecisionService.GetDecision:output_type -> postern.admin.v1.GetDecisionResponse
+	7,  // 24: postern.admin.v1.DecisionService.ListDecisions:output_type -> postern.admin.v1.ListDecisionsResponse
+	12, // 25: postern.admin.v1.DecisionService.ListShadowDifferences:output_type -> postern.admin.v1.ListShadowDifferencesResponse
+	23, // [23:26] is the sub-list for method output_type
+	20, // [20:23] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_postern_admin_v1_decision_service_proto_init() }
@@ -741,7 +1484,7 @@ func file_postern_admin_v1_decision_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_admin_v1_decision_service_proto_rawDesc), len(file_postern_admin_v1_decision_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
