@@ -7,66 +7,22 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/postern-auth/postern/server/authn/appsession/redistest"
 )
-
-// realRedis starts Redis or Valkey on a socket, with a user that may do no more than the
-// documentation says.
-type realRedis struct {
-	*redis.Client
-	url    string
-	server *exec.Cmd
-	start  func()
-}
 
 const redisPassword = "rd9-Kqmzw-plover-4471"
 
-func startRedis(t testing.TB) *realRedis {
+// startRedis starts a server with a user that may do no more than the documentation
+// says.
+func startRedis(t testing.TB) *redistest.Server {
 	t.Helper()
-	program := ""
-	for _, name := range []string{"redis-server", "valkey-server"} {
-		if path, err := exec.LookPath(name); err == nil && program == "" {
-			program = path
-		}
-	}
-	if program == "" {
-		t.Skip("there is neither redis-server nor valkey-server (Debian: apt-get install redis-server)")
-	}
-	dir, err := os.MkdirTemp("", "redis") // short: the path of a socket has about 100 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "s")
-	r := &realRedis{url: "unix://" + socket, Client: redis.NewClient(&redis.Options{Network: "unix", Addr: socket})}
-	r.start = func() {
-		r.server = exec.Command(program, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", dir)
-		if err := r.server.Start(); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "Redis answers", func() bool {
-			return r.Do(context.Background(), "ACL", "SETUSER", "postern", "on", ">"+redisPassword, "~sess:*", "~legacy:*", "+pttl", "+getrange", "+hstrlen", "+hmget").Err() == nil
-		})
-	}
-	r.start()
-	t.Cleanup(func() {
-		_ = r.Close()
-		r.kill()
-		_ = os.RemoveAll(dir)
-	})
-	return r
-}
-
-func (r *realRedis) kill() {
-	_ = r.server.Process.Kill()
-	_ = r.server.Wait()
+	return redistest.Start(t, "--user", "default", "on", "nopass", "~*", "+@all",
+		"--user", "postern", "on", ">"+redisPassword, "~sess:*", "~legacy:*", "+pttl", "+getrange", "+hstrlen", "+hmget")
 }
 
 const sessionSecret = "qm8-Vxt41-Lpa07-of-express"
@@ -82,7 +38,7 @@ func express(id, secret string) string {
 func TestKindsAppSessions(t *testing.T) {
 	t.Parallel()
 	db := startRedis(t)
-	w := prepare(t, "appsessions", "@REDIS@", db.url, "@USER@", "postern")
+	w := prepare(t, "appsessions", "@REDIS@", db.URL, "@USER@", "postern")
 	w.write(t, "redis.password", redisPassword)
 	w.write(t, "session.secret", sessionSecret)
 	b := start(t, w)
@@ -162,11 +118,11 @@ func TestKindsAppSessions(t *testing.T) {
 
 	// Redis down: who is known goes on for stale_for, everybody else gets 503.
 	b.expect(t, with("/", id), 200, "allowed")
-	db.kill()
+	db.Kill()
 	b.expect(t, with("/", rand.Text()), 503, "dependency_unavailable")
 	b.expect(t, with("/", id), 200, "allowed")
 	b.expect(t, legacy, 503, "dependency_unavailable")
-	db.start()
+	db.Restart()
 	eventually(t, "Redis is used again", func() bool {
 		return b.askEnvoy(t, with("/", rand.Text())).reason == "credential_unknown"
 	})

@@ -84,7 +84,7 @@ func TestVectorsCookies(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := prepare(t, "vectors", "@COOKIE@", `- { from: "cookie:sid", use: app_session }`, "@SESSIONS@",
-		`app_sessions: [{ name: app, url: "`+db.url+`", username: postern, password: "${file:redis.password}", timeout: 5s, fields: { id: user } }]`)
+		`app_sessions: [{ name: app, url: "`+db.URL+`", username: postern, password: "${file:redis.password}", timeout: 5s, fields: { id: user } }]`)
 	newPKI(t, w.path("ca"))
 	w.write(t, "users", "")
 	w.write(t, "redis.password", redisPassword)

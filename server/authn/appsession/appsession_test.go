@@ -26,6 +26,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/authn/appsession"
+	"github.com/postern-auth/postern/server/authn/appsession/redistest"
 	"github.com/postern-auth/postern/server/authn/authntest"
 	"github.com/postern-auth/postern/server/jose"
 	"github.com/postern-auth/postern/server/strictyaml"
@@ -394,7 +395,7 @@ func TestRestart(t *testing.T) {
 // User and password are given, and a wrong one is a fault (real Redis).
 func TestPassword(t *testing.T) {
 	t.Parallel()
-	socket, _ := realRedis(t, "--user", "default", "on", "nopass", "~*", "+@all", "--user", "postern", "on", ">hunter2", "~sess:*", "+pttl", "+getrange", "+hello", "+select", "+ping")
+	socket := redistest.Start(t, "--user", "default", "on", "nopass", "~*", "+@all", "--user", "postern", "on", ">hunter2", "~sess:*", "+pttl", "+getrange", "+hello", "+select", "+ping").URL
 	for password, want := range map[string]bool{"hunter2": true, "hunter3": false} {
 		a := open(t, config(t, socket, func(c *appsession.Config) { c.Username, c.Password = "postern", policy.NewSecret(password) }))
 		_, err := ask(t, a, id)

@@ -5,16 +5,13 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/postern-auth/postern/server/authn/appsession/redistest"
 )
 
 // database is where an application keeps its sessions: a real Redis, or a fake one.
@@ -42,7 +39,7 @@ func databases(t *testing.T, test func(t *testing.T, db database)) {
 	})
 	t.Run("real", func(t *testing.T) {
 		t.Parallel()
-		url, client := realRedis(t)
+		client := redistest.Start(t)
 		ctx := t.Context()
 		check := func(err error) {
 			t.Helper()
@@ -51,7 +48,7 @@ func databases(t *testing.T, test func(t *testing.T, db database)) {
 			}
 		}
 		test(t, database{
-			url:  url,
+			url:  client.URL,
 			text: func(key, value string, ttl time.Duration) { check(client.Set(ctx, key, value, ttl).Err()) },
 			hash: func(key string, fields map[string]string, ttl time.Duration) {
 				check(client.Del(ctx, key).Err())
@@ -63,45 +60,6 @@ func databases(t *testing.T, test func(t *testing.T, db database)) {
 			drop: func(key string) { check(client.Del(ctx, key).Err()) },
 		})
 	})
-}
-
-// realRedis starts the server of Debian's redis-server or valkey-server on a socket.
-func realRedis(t *testing.T, options ...string) (url string, client *redis.Client) {
-	t.Helper()
-	binary := ""
-	for _, name := range []string{"redis-server", "valkey-server"} {
-		if path, err := exec.LookPath(name); err == nil && binary == "" {
-			binary = path
-		}
-	}
-	if binary == "" {
-		t.Skip("there is neither redis-server nor valkey-server: only the fake one was asked")
-	}
-	dir, err := os.MkdirTemp("", "redis") // short: the path of a socket has about 100 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "s")
-	args := append([]string{"--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", dir}, options...)
-	server := exec.CommandContext(t.Context(), binary, args...)
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	client = redis.NewClient(&redis.Options{Network: "unix", Addr: socket})
-	t.Cleanup(func() {
-		_ = client.Close()
-		_ = server.Process.Kill()
-		_ = server.Wait()
-		_ = os.RemoveAll(dir)
-	})
-	for range 500 {
-		if _, err := os.Stat(socket); err == nil && client.Ping(t.Context()).Err() == nil {
-			return "unix://" + socket, client
-		}
-		time.Sleep(10 * time.Millisecond) // a process that starts has no other sign
-	}
-	t.Fatal("redis-server does not answer")
-	return "", nil
 }
 
 // fake is a Redis that knows four commands, and does with each what a test wants.

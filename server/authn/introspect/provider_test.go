@@ -1,18 +1,10 @@
 package introspect_test
 
 import (
-	"bufio"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/base64"
-	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,102 +12,36 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/authn/introspect"
+	"github.com/postern-auth/postern/server/authn/introspect/providertest"
 	"github.com/postern-auth/postern/server/authn/jwt"
 	"github.com/postern-auth/postern/server/jose"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
-
-// provider is a real OpenID provider: npm's oidc-provider, in a process of its own.
-type provider struct {
-	t      *testing.T
-	issuer string
-	key    ed25519.PrivateKey // of the client "key"
-}
 
 const (
 	opaqueResource = "https://orders.test/opaque"
 	signedResource = "https://orders.test/jwt"
 )
 
+// provider is the real one, in the words of these tests.
+type provider struct {
+	t *testing.T
+	*providertest.Provider
+}
+
 func startProvider(t *testing.T) *provider {
 	t.Helper()
-	directory := os.Getenv("POSTERN_OIDC_PROVIDER")
-	if directory == "" {
-		t.Skip("POSTERN_OIDC_PROVIDER is not set: the directory in which `npm install oidc-provider@9` was run")
-	}
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := json.Marshal(map[string]string{"kty": "OKP", "crv": "Ed25519", "kid": "c1", "alg": "EdDSA", "use": "sig", "x": base64.RawURLEncoding.EncodeToString(public)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	script, err := filepath.Abs(filepath.Join("testdata", "provider.mjs"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	command := exec.CommandContext(t.Context(), "node", script, directory, string(key))
-	stdin, err := command.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := command.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var complaints strings.Builder
-	command.Stderr = &complaints
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = stdin.Close()
-		_ = command.Wait()
-	})
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		_ = command.Wait()
-		t.Fatalf("%v\n%s", err, complaints.String())
-	}
-	return &provider{t: t, issuer: strings.TrimSpace(line), key: private}
+	return &provider{t, providertest.Start(t)}
 }
 
-// post sends a form as a client and returns the members of the answer.
 func (p *provider) post(path, id, secret string, form url.Values) map[string]any {
 	p.t.Helper()
-	request, err := http.NewRequestWithContext(p.t.Context(), http.MethodPost, p.issuer+path, strings.NewReader(form.Encode()))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	if id != "" {
-		request.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(response.Body)
-	if err != nil || response.StatusCode != http.StatusOK {
-		p.t.Fatalf("%s: %s: %s %v", path, response.Status, body, err)
-	}
-	var answer map[string]any
-	if len(body) > 0 {
-		if err := json.Unmarshal(body, &answer); err != nil {
-			p.t.Fatal(err)
-		}
-	}
-	return answer
+	return p.Post(p.t, path, id, secret, form)
 }
 
-// token gets an access token for a client itself.
 func (p *provider) token(client, resource string) string {
 	p.t.Helper()
-	answer := p.post("/token", client, "secret-of-"+client, url.Values{"grant_type": {"client_credentials"}, "scope": {"orders.read"}, "resource": {resource}})
-	text, _ := answer["access_token"].(string)
-	return text
+	return p.Token(p.t, client, resource)
 }
 
 // login lets a user log in, as a browser would, and returns what the web client gets.
@@ -140,7 +66,7 @@ func (p *provider) login(user, resource string) map[string]any {
 		_ = response.Body.Close()
 		return response
 	}
-	page := visit(browser.Get(p.issuer + "/auth?" + url.Values{
+	page := visit(browser.Get(p.Issuer + "/auth?" + url.Values{
 		"client_id": {"web"}, "redirect_uri": {"https://web.test/callback"}, "response_type": {"code"}, "scope": {"openid offline_access orders.read"},
 		"prompt": {"consent"}, "resource": {resource}, "nonce": {"n"},
 	}.Encode()))
@@ -162,7 +88,7 @@ func (p *provider) login(user, resource string) map[string]any {
 // introspection asks the provider, whose endpoint is found by discovery.
 func (p *provider) introspection(change func(*introspect.Config)) *introspect.Authenticator {
 	p.t.Helper()
-	cfg := introspect.Config{Issuer: p.issuer, ClientID: "basic", ClientSecret: policy.NewSecret("p%:+/= &"), Audiences: []string{"orders"}}
+	cfg := introspect.Config{Issuer: p.Issuer, ClientID: "basic", ClientSecret: policy.NewSecret("p%:+/= &"), Audiences: []string{"orders"}}
 	cfg.SetDefaults()
 	cfg.HTTP.InsecureAllowHTTP, cfg.HTTP.InsecureAllowPrivateAddresses, cfg.HTTP.Timeout = true, true, 10*time.Second
 	if change != nil {
@@ -194,14 +120,14 @@ func TestProviderIntrospection(t *testing.T) {
 		"client_secret_basic": nil,
 		"client_secret_post":  func(c *introspect.Config) { c.ClientID, c.Auth = "post", introspect.AuthPost },
 		"private_key_jwt": func(c *introspect.Config) {
-			c.ClientID, c.ClientSecret, c.KeyFile, c.KeyID = "key", policy.Secret{}, strictyaml.Path(keyFile(t, p.key)), "c1"
+			c.ClientID, c.ClientSecret, c.KeyFile, c.KeyID = "key", policy.Secret{}, strictyaml.Path(keyFile(t, p.Key)), "c1"
 		},
 	} {
 		proof := p.want(p.introspection(change), name, p.token("svc", opaqueResource), "svc")
 		if proof == nil {
 			continue
 		}
-		if s := proof.Principal; s.Kind != policy.KindService || strings.Join(s.Scopes, " ") != "orders.read" || s.Issuer != p.issuer || proof.NotAfter.IsZero() {
+		if s := proof.Principal; s.Kind != policy.KindService || strings.Join(s.Scopes, " ") != "orders.read" || s.Issuer != p.Issuer || proof.NotAfter.IsZero() {
 			t.Errorf("%s: %+v", name, s)
 		}
 	}
@@ -240,15 +166,15 @@ func TestProviderKeys(t *testing.T) {
 	t.Parallel()
 	p := startProvider(t)
 	ahead := time.Duration(0)
-	source, err := jose.NewSource(jose.SourceConfig{Issuer: p.issuer, InsecureAllowHTTP: true, InsecureAllowPrivateAddresses: true},
+	source, err := jose.NewSource(jose.SourceConfig{Issuer: p.Issuer, InsecureAllowHTTP: true, InsecureAllowPrivateAddresses: true},
 		jose.WithClock(func() time.Time { return time.Now().Add(ahead) }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = source.Close() })
-	issuer := jwt.Config{URL: p.issuer, Audiences: []string{"orders"}, TokenTypes: jwt.Strict}
+	issuer := jwt.Config{URL: p.Issuer, Audiences: []string{"orders"}, TokenTypes: jwt.Strict}
 	issuer.SetDefaults()
-	a, err := jwt.New([]jwt.Config{issuer}, jwt.Deps{Keys: map[string]jose.Keys{p.issuer: source}})
+	a, err := jwt.New([]jwt.Config{issuer}, jwt.Deps{Keys: map[string]jose.Keys{p.Issuer: source}})
 	if err != nil {
 		t.Fatal(err)
 	}
