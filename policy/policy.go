@@ -73,9 +73,15 @@ type Attributes struct {
 	// Presented is a credential that the caller of Postern hands over apart from
 	// the headers (CheckRequest.credential).
 	Presented *Presented
+	// Asserted is who the caller says that its client is, without proof; nil if it does
+	// not say. It counts only where the caller is trusted to say so.
+	Asserted *Asserted
 	// Tenant owns what the request is for, as the caller says; empty if it does
 	// not say.
 	Tenant string
+	// Cost is what the caller says that the request costs, by unit; nil if it does not
+	// say. No amount is negative.
+	Cost map[string]int64
 	// Action is set when the question is not about an HTTP request but about an
 	// action in an application's own words.
 	Action *Action
@@ -90,6 +96,16 @@ type Presented struct {
 	Use string
 	// Secret is the credential's text.
 	Secret Secret
+}
+
+// Asserted is an identity that an enforcement point has established by itself (OpenID
+// AuthZEN subject).
+type Asserted struct {
+	ID     string
+	Kind   Kind
+	Tenant string
+	// Properties are facts about it, as JSON values.
+	Properties map[string]any
 }
 
 // Endpoint is one end of a connection as the gateway saw it.
