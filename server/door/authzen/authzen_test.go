@@ -6,10 +6,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/door"
@@ -97,7 +99,7 @@ func TestEvaluation(t *testing.T) {
 		t.Errorf("%+v", got.Presented)
 	}
 	got.Presented = nil
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 		t.Error(diff)
 	}
 	if allowed, reason := decision(t, post(h, authzen.EvaluationPath, evaluation(`{"api_key":"k"}`, "refund"))); allowed || reason != "permission_missing" {
