@@ -19,10 +19,11 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"runtime"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/postern-auth/postern/bench/rig"
 )
 
 // settings are the command's flags.
@@ -70,7 +71,7 @@ func run(ctx context.Context, s settings) error {
 	defer lab.close()
 	report := Report{
 		When:    time.Now().UTC(),
-		Machine: fmt.Sprintf("%s/%s, %d CPUs, %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version()),
+		Machine: rig.Machine(),
 	}
 	if report.BinaryMiB, err = lab.binaryMiB(); err != nil {
 		return err

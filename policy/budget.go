@@ -35,6 +35,8 @@ type Spent struct {
 	RetryAfter time.Duration
 	// State is how much state it took.
 	State State
+	// Taken is what the spender noted to be able to give it back; nobody else reads it.
+	Taken any
 }
 
 // BudgetState is what is left of a budget or a rate after a decision.

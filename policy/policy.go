@@ -196,6 +196,8 @@ const (
 	MethodVault      Method = "vault"
 	MethodSVID       Method = "jwt_svid"
 	MethodWorkload   Method = "workload" // a JWT that the workload signed itself
+	MethodAsserted   Method = "asserted" // a name that a trusted caller has proven itself
+	MethodAgent      Method = "agent"    // a token of Postern's for an agent, or one that the agent signed itself
 )
 
 // Principal is a proven identity. It is immutable once an authenticator has
@@ -337,8 +339,8 @@ type Reading struct {
 	// Path is the place as a policy writes it: input.principal.roles.
 	Path string
 	// Value is what stood there as JSON, cut after 200 bytes; the type if only that
-	// counts. It is empty if the place was Absent, or Masked: what a body holds,
-	// and what is named like a secret.
+	// counts. It is empty if the place was Absent, or Masked: what a body or a query
+	// holds, and what is named like a secret.
 	Value          string
 	Absent, Masked bool
 }
@@ -462,6 +464,9 @@ type Decision struct {
 	Reservation string
 	// Approval is the id of the approval that was used up by it; empty for none.
 	Approval string
+	// Proposal is what somebody has to approve first, on ReasonApproval; nil otherwise, and
+	// where it cannot be put into words exactly.
+	Proposal *Proposed
 	// Detail says exactly what went wrong, for the decision log only: it may
 	// help an attacker, and must not hold a secret.
 	Detail string

@@ -43,6 +43,8 @@ type Route struct {
 	// Tenant, if set, owns whatever the route leads to: other tenants' principals
 	// are refused.
 	Tenant string
+	// InstallationWide lets principals of no tenant reach what belongs to one.
+	InstallationWide bool
 	// Audience is the service that the route leads to; empty for the
 	// installation's.
 	Audience string
@@ -64,6 +66,9 @@ type Route struct {
 	// Attested are the workloads, one of which must be the peer: SPIFFE ids, or the
 	// beginnings of some that end in "/"; empty accepts all.
 	Attested []string
+	// CacheTTL is how long a caller may reuse an allow for the same request; 0 for not at
+	// all.
+	CacheTTL time.Duration
 	// AuditFirst allows nothing that is not on disk in the audit log.
 	AuditFirst bool
 	// Labels are for the policy, as `input.route.labels`.

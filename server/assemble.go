@@ -19,6 +19,7 @@ import (
 	"github.com/postern-auth/postern/server/canonical"
 	"github.com/postern-auth/postern/server/check"
 	"github.com/postern-auth/postern/server/jose"
+	"github.com/postern-auth/postern/server/rate"
 	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/signer"
 )
@@ -34,6 +35,9 @@ type parts struct {
 	kinds   kinds
 	signer  *signer.Signer // nil: nothing is signed
 	policy  *policySource
+	shadow  *shadow // nil: there is none
+	rates   *rate.Limits
+	journal *journal // nil: there is none
 
 	peers       check.Peers       // nil: no certificate proves anything
 	possessions check.Possessions // nil: no token may be bound to a key
@@ -42,9 +46,12 @@ type parts struct {
 // surroundings are what outlives a configuration.
 type surroundings struct {
 	plane    *plane // nil: there is no store
+	spender  check.Spender
 	recorder audit.Recorder
 	log      *slog.Logger
 	now      func() time.Time
+	// offline has nothing be written, used up or recorded.
+	offline bool
 }
 
 // assemble is the one place that names every concrete type: a new kind of
@@ -76,6 +83,11 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 	if p.policy, err = assemblePolicy(ctx, cfg, prev, env); err != nil {
 		return nil, err
 	}
+	p.shadow = assembleShadow(ctx, cfg, prev, env)
+	if p.journal, err = assembleJournal(cfg, prev, env); err != nil {
+		return nil, err
+	}
+	p.rates = rate.New(cfg.Rates, rate.Deps{Now: env.now, Previous: prev.rates})
 	reader, err := requestReader(cfg)
 	if err != nil {
 		return nil, err
@@ -100,6 +112,10 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 			chain = join(chain, l)
 		}
 	}
+	targets, err := assembleTargets(cfg)
+	if err != nil {
+		return nil, err
+	}
 	rules := extractionRules(cfg.Credentials)
 	identity, decisionHeader := identityHeaders(cfg.Upstream.Headers)
 	p.checker = check.New(check.Config{
@@ -110,21 +126,35 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 		Revocations:       denied,
 		Sight:             env.plane.sight(),
 		CSRF:              csrf,
-		Recorder:          env.recorder,
+		Recorder:          p.shadow.recorder(env.recorder),
 		Trust:             trust(cfg.Callers),
 		Routes:            routes(cfg),
 		Rules:             rules,
 		Audience:          cfg.Audience,
 		Realm:             cfg.Realm,
 		ResourceMetadata:  cfg.ResourceMetadata,
+		MaxDepth:          maxDepth(cfg),
 		Zones:             zones(cfg.Zones),
 		MethodZones:       methodZones(cfg),
 		Peers:             p.peers,
 		Possessions:       p.possessions,
+		Targets:           targets,
+		Agents:            env.plane.agents(),
+		ModelHeaders:      cfg.Models.Trusted(),
+		Rates:             p.ratesOrNone(),
+		Spender:           env.spender,
+		Agreements:        env.agreements(cfg),
+		ApprovalHeader:    cfg.approvalHeader(),
+		ApprovedHeaders:   cfg.Approvals.Headers,
+		Propose:           cfg.Approvals.Request == ApprovalHelpAuto,
+		Journal:           p.journalOrNone(env),
+		Cost:              cfg.Usage.costs(),
+		Limits:            cfg.Usage.limitHeaders(),
 		Identity:          identity,
 		DecisionHeader:    decisionHeader,
+		ReservationHeader: cfg.receiptHeader(),
 		IdentityToken:     identityToken(cfg, p.signer),
-		Reserved:          reserved(cfg.Request.IdentityHeaders),
+		Reserved:          reserved(slices.Concat(cfg.approvalHeaders(), cfg.toldNames(), cfg.Request.IdentityHeaders)),
 		KeepCredential:    cfg.Upstream.InsecureKeepCredential,
 		InsecurePlaintext: cfg.Plaintext.InsecureAccept,
 		Quarantine:        quarantine(cfg, p.keys, env.log),
@@ -137,11 +167,12 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 // requestReader makes the one reader of requests.
 func requestReader(cfg *Config) (*canonical.Reader, error) {
 	requests := cfg.Request
-	requests.CredentialHeaders = credentialHeaders(cfg.Credentials)
+	targets := cfg.targets()
+	requests.CredentialHeaders = slices.Concat(credentialHeaders(cfg.Credentials), targets.Fields(), cfg.approvalHeaders()) // those decide something too
 	if len(requests.IdentityHeaders) == 0 {
 		requests.IdentityHeaders = canonical.DefaultIdentityHeaders() // before others join them
 	}
-	requests.IdentityHeaders = slices.Concat(requests.IdentityHeaders, identityNames(cfg.Upstream.Headers))
+	requests.IdentityHeaders = slices.Concat(requests.IdentityHeaders, identityNames(cfg.Upstream.Headers), cfg.usageNames())
 	if t := cfg.Upstream.IdentityToken; t != nil && !t.shared() {
 		requests.IdentityHeaders = append(requests.IdentityHeaders, t.Header)
 	}
@@ -248,6 +279,12 @@ func (p *parts) closeUnlessIn(other *parts) {
 	if p.policy != nil && other.policy != p.policy {
 		p.policy.close()
 	}
+	if p.shadow != nil && other.shadow != p.shadow {
+		p.shadow.close()
+	}
+	if p.journal != nil && other.journal != p.journal {
+		p.journal.Close()
+	}
 	_ = p.sources.closeUnlessIn(other.sources)
 }
 
@@ -314,6 +351,9 @@ func trust(callers []Caller) map[string]check.Trust {
 			XFCC:            slices.Contains(c.Trust, TrustXFCC),
 			ClientCert:      slices.Contains(c.Trust, TrustClientCert),
 			OwnCertificate:  slices.Contains(c.Trust, TrustOwnCertificate),
+			Cost:            slices.Contains(c.Trust, TrustCost),
+			Subject:         slices.Contains(c.Trust, TrustSubject),
+			Models:          slices.Contains(c.Trust, TrustModels),
 		}
 	}
 	return all
@@ -366,9 +406,12 @@ func reserved(configured []string) []string {
 // names, and the one that holds the decision's id.
 func identityHeaders(headers map[string]Attribute) (fields []check.IdentityHeader, decision string) {
 	for _, name := range identityNames(headers) {
-		if headers[name] == AttributeDecision {
+		switch headers[name] {
+		case AttributeDecision:
 			decision = name
 			continue
+		case AttributeReservation:
+			continue // Config.receiptHeader finds it
 		}
 		fields = append(fields, check.IdentityHeader{Name: name, Value: attributeOf(headers[name])})
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/authn/agent"
 	"github.com/postern-auth/postern/server/authn/appsession"
 	"github.com/postern-auth/postern/server/authn/basic"
 	"github.com/postern-auth/postern/server/authn/dpop"
@@ -18,13 +19,14 @@ import (
 	"github.com/postern-auth/postern/server/check"
 	"github.com/postern-auth/postern/server/jose"
 	"github.com/postern-auth/postern/server/registry"
+	"github.com/postern-auth/postern/server/signer"
 )
 
 // assembleKinds makes the kinds that stand for themselves, in the order of the
 // sections. A new one is a package and an entry here.
 func (p *parts) assembleKinds(cfg *Config, prev kinds, env surroundings) error {
 	for _, add := range []func(*Config, kinds, surroundings) error{
-		p.addIntrospection, p.addMTLS, p.addDPoP, p.addBasic, p.addWorkloads, p.addVault, p.addAppSessions,
+		p.addIntrospection, p.addMTLS, p.addDPoP, p.addBasic, p.addWorkloads, p.addAgents, p.addVault, p.addAppSessions,
 	} {
 		if err := add(cfg, prev, env); err != nil {
 			return err
@@ -77,7 +79,7 @@ func (p *parts) addMTLS(cfg *Config, prev kinds, env surroundings) error {
 			return nil, err
 		}
 		return &kind{
-			own: peers{a}, files: cfg.MTLS.Files(), reload: a.Reload,
+			own: peers{a, env.plane.agents()}, files: cfg.MTLS.Files(), reload: a.Reload,
 			condition: func() (string, error) { return "", a.Status().Err },
 		}, nil
 	})
@@ -88,11 +90,18 @@ func (p *parts) addMTLS(cfg *Config, prev kinds, env surroundings) error {
 }
 
 // peers is mtls.Authenticator in the words of the Checker.
-type peers struct{ *mtls.Authenticator }
+type peers struct {
+	*mtls.Authenticator
+	agents authn.Agents // nil: there is no registry
+}
 
 // Peer implements check.Peers.
 func (p peers) Peer(a *policy.Attributes, t check.Trust) (*authn.Proof, error) {
-	return p.Authenticator.Peer(a, mtls.Trust{Forwarded: t.XFCC, ClientCert: t.ClientCert, Source: t.SourcePrincipal, Own: t.OwnCertificate})
+	proof, err := p.Authenticator.Peer(a, mtls.Trust{Forwarded: t.XFCC, ClientCert: t.ClientCert, Source: t.SourcePrincipal, Own: t.OwnCertificate})
+	if err != nil || p.agents == nil {
+		return proof, err
+	}
+	return authn.Enrol(p.agents, proof)
 }
 
 func (p *parts) addDPoP(cfg *Config, prev kinds, env surroundings) error {
@@ -169,11 +178,22 @@ func (p *parts) addWorkloads(cfg *Config, prev kinds, env surroundings) error {
 			return nil, errors.Join(err, sources.Close())
 		}
 		return &kind{
-			own: workloads{a, sources}, links: a.Links(), files: sources.files(), reload: sources.reload, close: sources.Close,
+			own: workloads{a, sources}, links: enrol(env.plane.agents(), a.Links()), files: sources.files(), reload: sources.reload, close: sources.Close,
 			condition: func() (string, error) { return "", sources.err() },
 		}, nil
 	})
 	return err
+}
+
+// enrol has workloads by their SPIFFE ids be the agents that they are registered as.
+// Clients that the configuration lists are who it says.
+func enrol(agents authn.Agents, links []authn.Link) []authn.Link {
+	for i := range links {
+		if l := &links[i]; agents != nil && l.Method == policy.MethodSVID {
+			l.Authenticator = authn.Enrolled{Authenticator: l.Authenticator, Agents: agents}
+		}
+	}
+	return links
 }
 
 // workloads are what the next of their kind takes over.
@@ -193,6 +213,69 @@ func workloadKeys(cfg *workload.Config, before keySources, env surroundings) (ma
 		keys[name] = s
 	}
 	return keys, sources, nil
+}
+
+func (p *parts) addAgents(cfg *Config, prev kinds, env surroundings) error {
+	if cfg.Agents == nil {
+		return nil
+	}
+	const name = "agents"
+	var issuers []string // whose tokens are not taken twice
+	for i := range cfg.Issuers {
+		issuers = append(issuers, cfg.Issuers[i].URL)
+	}
+	made := []any{*cfg.Agents, cfg.Cache, issuers, cfg.Workloads, p.signer}
+	_, err := p.kinds.add(prev, name, made, func() (*kind, error) {
+		deps := agent.Deps{
+			Signer: p.signer, Previous: previous[*agent.Authenticator](prev, name), Now: env.now, Cache: proofCache(cfg, env),
+			AlsoOwned: func(issuer, subject string) bool {
+				return slices.Contains(issuers, issuer) || cfg.Workloads != nil && cfg.Workloads.OwnsClaims(issuer, subject)
+			},
+		}
+		if env.plane != nil {
+			deps.Agents, deps.People = env.plane.agents(), env.plane.mirror.People()
+		}
+		a, err := agent.New(*cfg.Agents, deps)
+		if err != nil {
+			return nil, err
+		}
+		k := &kind{own: a, links: []authn.Link{a.Link()}, cache: a.Cache()}
+		k.condition = func() (string, error) { return agentsDetail(cfg, p.signer), nil }
+		return k, nil
+	})
+	return err
+}
+
+// agentsDetail says which tokens of agents are accepted.
+func agentsDetail(cfg *Config, s *signer.Signer) string {
+	accepted := "what agents sign"
+	if s != nil {
+		accepted = "what Postern issues, " + accepted
+	}
+	if cfg.Agents.CompatHS256 != nil {
+		accepted += ", compat_hs256"
+	}
+	return "accepts " + accepted
+}
+
+// maxDepth is how many may act for one another.
+func maxDepth(cfg *Config) int {
+	if cfg.Agents == nil {
+		return agent.DefaultDepth
+	}
+	return cfg.Agents.WithDefaults("").MaxDepth
+}
+
+// tokenRules are those of agent tokens in the words of the registry; nil for none.
+func tokenRules(cfg *Config) *registry.TokenRules {
+	if cfg.Agents == nil {
+		return nil
+	}
+	c := cfg.Agents.WithDefaults(cfg.Signing.Issuer)
+	return &registry.TokenRules{
+		Roles: c.Roles, Audiences: c.Audiences, TTL: c.TTL, MaxTTL: c.MaxTTL,
+		TokenBudget: c.TokenBudget, MaxTokenBudget: agent.MaxTokenBudget, MaxDepth: c.MaxDepth,
+	}
 }
 
 func (p *parts) addVault(cfg *Config, prev kinds, env surroundings) error {

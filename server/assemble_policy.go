@@ -17,9 +17,16 @@ import (
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
-// Policy says where the policy comes from and how it is evaluated: a directory, or
-// bundles.
+// Policy is the policy that decides, and one that only says what it would.
 type Policy struct {
+	OnePolicy `yaml:",inline"`
+	// Shadow is a second policy. Default: none.
+	Shadow *Shadow `yaml:"shadow"`
+}
+
+// OnePolicy says where a policy comes from and how it is evaluated: a directory, or
+// bundles.
+type OnePolicy struct {
 	rego.Config `yaml:",inline"`
 	// Bundles are put in force together, in the place of a directory. Several must not
 	// overlap in their roots.
@@ -39,32 +46,33 @@ type Policy struct {
 }
 
 // source is the part that says where bundles come from.
-func (p *Policy) source() bundle.Config {
+func (p *OnePolicy) source() bundle.Config {
 	return bundle.Config{Bundles: p.Bundles, Keys: p.Keys, Persist: p.Persist, MaxAge: p.MaxAge, Limits: p.BundleLimits}
 }
 
-// checkBundles holds the bundles against the directory and each other.
-func (p *Policy) checkBundles(report report) {
+// checkBundles holds the bundles against the directory and each other. The fields are
+// reported below at.
+func (p *OnePolicy) checkBundles(at string, report report) {
 	if len(p.Bundles) == 0 {
 		for _, f := range []struct {
 			field string
 			set   bool
 		}{{"keys", len(p.Keys) > 0}, {"persist", p.Persist != ""}, {"max_age", p.MaxAge != 0}} {
 			if f.set {
-				report("policy."+f.field, "is for bundles, and there are none", "add policy.bundles, or remove it")
+				report(at+"."+f.field, "is for bundles, and there are none", "add "+at+".bundles, or remove it")
 			}
 		}
 		return
 	}
 	if p.Path != "" {
-		report("policy.path", "bundles and a directory exclude each other", "keep one of them")
+		report(at+".path", "bundles and a directory exclude each other", "keep one of them")
 	}
 	source := p.source()
 	source.Check(func(path, message, suggestion string) {
 		if rest, ok := strings.CutPrefix(path, "limits."); ok {
 			path = "bundle_limits." + rest
 		}
-		report("policy."+path, message, suggestion)
+		report(at+"."+path, message, suggestion)
 	})
 }
 
@@ -72,7 +80,7 @@ func (p *Policy) checkBundles(report report) {
 // attempt to load it, and where bundles come from.
 type policySource struct {
 	rego.Engine
-	cfg  Policy
+	cfg  OnePolicy
 	env  surroundings
 	last lastLoad
 
@@ -85,23 +93,28 @@ type policySource struct {
 // assemblePolicy keeps the engine if its configuration did not change; whether
 // the files did is for reload to find out.
 func assemblePolicy(ctx context.Context, cfg *Config, prev *parts, env surroundings) (*policySource, error) {
-	own := cfg.Policy
+	own := cfg.Policy.OnePolicy
 	own.CredentialHeaders = append(slices.Clone(own.CredentialHeaders), credentialHeaders(cfg.Credentials)...)
 	if prev.policy != nil && reflect.DeepEqual(own, prev.policy.cfg) {
 		return prev.policy, nil
 	}
 	s := &policySource{cfg: own, env: env}
-	switch {
-	case len(own.Bundles) > 0:
-		return s, s.open(ctx, prev.policy)
-	case own.Path == "":
-		return s, nil
-	}
-	_, err := s.reload(ctx)
+	err := s.load(ctx, prev.policy)
 	if err != nil && (prev.policy == nil || prev.policy.Snapshot() == nil) && errors.Is(err, rego.ErrNoPolicy) {
 		return s, nil // start without one: not ready, and everything is denied, until there is one
 	}
 	return s, err
+}
+
+// load reads the directory, or opens the bundles.
+func (s *policySource) load(ctx context.Context, prev *policySource) (err error) {
+	switch {
+	case len(s.cfg.Bundles) > 0:
+		return s.open(ctx, prev)
+	case s.cfg.Path != "":
+		_, err = s.reload(ctx)
+	}
+	return err
 }
 
 // open takes over what the source before had of the same bundles, and what is kept on

@@ -19,6 +19,7 @@ import (
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/strictyaml"
+	"github.com/postern-auth/postern/server/target"
 )
 
 // Config is the whole configuration of a server: one YAML file, read strictly.
@@ -75,6 +76,17 @@ type Config struct {
 	// request that matches none may use every configured method and needs a
 	// credential.
 	Routes []Route `yaml:"routes"`
+	// Agreements is who has to agree before something may be done.
+	Agreements `yaml:",inline"`
+	// Models says which models there are, and who says which one a request asks.
+	Models target.Models `yaml:"models"`
+	// Tenancy lists the places in which requests name what belongs to a tenant: whoever
+	// asks must be of that tenant, whatever the policy says.
+	Tenancy []target.Rule `yaml:"tenancy"`
+	// Budgeting is how much of something there is, and for whom.
+	Budgeting `yaml:",inline"`
+	// Spending is how often something may be asked for, and how it is known what it costs.
+	Spending `yaml:",inline"`
 	// Request says how requests are read: the repairs made to a path, the bounds
 	// on sizes, and where the client's address is found.
 	Request canonical.Config `yaml:"request"`
@@ -137,13 +149,16 @@ func Default() *Config {
 		Sessions:      login.Config{}.WithDefaults(),
 		Request:       defaultRequest(),
 		Upstream:      Upstream{Headers: defaultHeaders()},
-		Policy:        defaultPolicy(),
+		Policy:        Policy{OnePolicy: defaultPolicy()},
 		Cache:         Cache{GoodCache{100_000, 5 * time.Minute}, BadCache{20_000, 2 * time.Second}},
 		Decisions:     Decisions{Keep: 10_000, Log: LogDenies},
 		Limits:        Limits{4 * strictyaml.MiB, 64 * strictyaml.KiB, 1_000, 10_000, time.Second},
 		OnFault:       extauthz.OnFaultDeny,
 		StatusProfile: door.StatusStandard,
 		Realm:         "postern",
+		Budgeting:     defaultBudgeting(),
+		Agreements:    defaultAgreements(),
+		Spending:      Spending{Usage: Usage{Tell: TellRefused}},
 		Shutdown:      Shutdown{Drain: 10 * time.Second},
 		Log:           Log{Level: "info", Format: "auto"},
 	}
@@ -192,12 +207,12 @@ func defaultRequest() canonical.Config {
 	}
 }
 
-func defaultPolicy() Policy {
+func defaultPolicy() OnePolicy {
 	one := 1
 	c := rego.Config{Entrypoint: rego.DefaultEntrypoint, RegoVersion: &one, Timeout: 50 * time.Millisecond, MaxValue: 64 << 10}
 	c.Cache = rego.CacheConfig{Size: 1 << 16, MaxBytes: 64 << 20, MaxTTL: 10 * time.Second}
 	c.Limits = rego.Limits{Files: 4096, Bytes: 64 << 20, Depth: 32}
-	return Policy{Config: c}
+	return OnePolicy{Config: c}
 }
 
 // maxConfigSize is far more than a file that people write.
@@ -225,6 +240,9 @@ func LoadConfig(path string, opts ...strictyaml.Option) (*Config, error) {
 // rebase resolves the relative paths that are not of type strictyaml.Path.
 func (c *Config) rebase(base string) {
 	paths := []*string{&c.Policy.Path, (*string)(&c.Store.Path)}
+	if shadow := c.Policy.Shadow; shadow != nil {
+		paths = append(paths, &shadow.Path)
+	}
 	for i := range c.Issuers {
 		s := &c.Issuers[i]
 		paths = append(paths, &s.JWKSFile, &s.Keys.File, &s.Keys.CAFile)

@@ -32,8 +32,11 @@ func (c *Config) Check(report func(path, message, suggestion string)) {
 	c.checkCredentials(report)
 	c.checkIssuers(report)
 	c.checkKinds(report)
+	c.checkSpending(report)
 	c.checkZones(report)
 	c.checkRoutes(report)
+	c.checkTargets(report)
+	c.checkAgreements(report)
 	c.checkUpstream(report)
 	c.checkPolicy(report)
 	c.checkStore(report)
@@ -77,13 +80,13 @@ func (c *Config) checkGuards(report report, listen Listen, tls *TLS) {
 	for _, l := range []struct {
 		path string
 		at   Address
-	}{{"listen.grpc", listen.GRPC}, {"listen.admin", listen.Admin}} {
+	}{{"listen.grpc", listen.GRPC}, {"listen.admin", listen.Admin}, {"listen.gateway", listen.Gateway}} {
 		if !l.at.Local() && len(c.Callers) == 0 && !tls.verifiesClients() {
 			report(l.path, fmt.Sprintf("%s can be reached from other machines, and nothing says who may ask", l.at),
 				"add `callers` or `tls.client_ca`, or listen on 127.0.0.1")
 		}
 	}
-	if tls != nil || listen.GRPC.Local() && listen.Admin.Local() {
+	if tls != nil || listen.GRPC.Local() && listen.Admin.Local() && listen.Gateway.Local() {
 		return
 	}
 	for i := range c.Callers {
@@ -139,6 +142,9 @@ func (c *Config) provided() []policy.Method {
 	}
 	if c.hasSessions() {
 		all = append(all, policy.MethodSession)
+	}
+	if slices.ContainsFunc(c.Callers, func(c Caller) bool { return slices.Contains(c.Trust, TrustSubject) }) {
+		all = append(all, policy.MethodAsserted)
 	}
 	all = append(all, c.tokenMethods()...)
 	return append(all, c.methods()...)
@@ -321,6 +327,9 @@ func (c *Config) checkUpstream(report report) {
 			}
 			decision = name
 		}
+		if receipt := c.receiptHeader(); c.Upstream.Headers[name] == AttributeReservation && receipt != name {
+			report(at, fmt.Sprintf("the receipt is in %s already", receipt), "keep one of them")
+		}
 	}
 }
 
@@ -333,28 +342,34 @@ var refusable = []string{
 var entrypoint = regexp.MustCompile(`^data(\.[A-Za-z_][A-Za-z0-9_]*)+$`)
 
 func (c *Config) checkPolicy(report report) {
-	p := &c.Policy
+	c.Policy.check("policy", report)
+	c.checkShadow(report)
+}
+
+// check holds the parts of one policy against each other. The fields are reported below
+// at.
+func (p *OnePolicy) check(at string, report report) {
 	if !entrypoint.MatchString(p.Entrypoint) {
-		report("policy.entrypoint", fmt.Sprintf("%q is not a rule", p.Entrypoint), "write it as data.postern.authz.decision")
+		report(at+".entrypoint", fmt.Sprintf("%q is not a rule", p.Entrypoint), "write it as data.postern.authz.decision")
 	}
 	if v := p.RegoVersion; v != nil && *v != 0 && *v != 1 {
-		report("policy.rego_version", fmt.Sprintf("%d is not a version of Rego: use 0 or 1", *v), "")
+		report(at+".rego_version", fmt.Sprintf("%d is not a version of Rego: use 0 or 1", *v), "")
 	}
 	for i, b := range p.AllowBuiltins {
 		if !slices.Contains(refusable, b) {
-			report(fmt.Sprintf("policy.allow_builtins[%d]", i), fmt.Sprintf("%q is not a function that must be allowed: those are %s", b, strings.Join(refusable, ", ")),
+			report(fmt.Sprintf("%s.allow_builtins[%d]", at, i), fmt.Sprintf("%q is not a function that must be allowed: those are %s", b, strings.Join(refusable, ", ")),
 				strictyaml.Suggest(b, refusable))
 		}
 	}
 	reaches := slices.Contains(p.AllowBuiltins, "http.send") || slices.Contains(p.AllowBuiltins, "net.lookup_ip_addr")
 	switch {
 	case len(p.AllowHosts) > 0 && !reaches:
-		report("policy.allow_hosts", "no function may use the network", "add http.send to allow_builtins, or remove the hosts")
+		report(at+".allow_hosts", "no function may use the network", "add http.send to allow_builtins, or remove the hosts")
 	case len(p.AllowHosts) == 0 && reaches:
-		report("policy.allow_builtins", "the functions may reach no host", "list the hosts in allow_hosts")
+		report(at+".allow_builtins", "the functions may reach no host", "list the hosts in allow_hosts")
 	}
-	checkNoRepeats(report, "policy.allow_builtins", p.AllowBuiltins)
-	p.checkBundles(report)
+	checkNoRepeats(report, at+".allow_builtins", p.AllowBuiltins)
+	p.checkBundles(at, report)
 }
 
 // checkRanges refuses numbers that turn a limit off or make it useless.
@@ -392,20 +407,26 @@ func (c *Config) checkRanges(report report) {
 	duration("tenants.max_grace", c.Tenants.MaxGrace, time.Second, tenYears)
 	duration("tenants.unused_for", c.Tenants.UnusedFor, 0, tenYears)
 	number("tenants.max_pats", c.Tenants.MaxPATs, 1, 1000)
-	p := &c.Policy
-	duration("policy.timeout", p.Timeout, time.Millisecond, 10*time.Second)
-	number("policy.max_evaluations", p.MaxEvaluations, 0, 10_000)
-	number("policy.max_value", p.MaxValue, 1<<10, 16<<20)
-	number("policy.limits.files", p.Limits.Files, 1, million)
-	number("policy.limits.depth", p.Limits.Depth, 1, 100)
-	if p.Limits.Bytes < 1<<10 {
-		report("policy.limits.bytes", fmt.Sprintf("%d is out of range: use at least 1024", p.Limits.Bytes), "")
+	evaluation := func(at string, p *OnePolicy) {
+		duration(at+".timeout", p.Timeout, time.Millisecond, 10*time.Second)
+		number(at+".max_evaluations", p.MaxEvaluations, 0, 10_000)
+		number(at+".max_value", p.MaxValue, 1<<10, 16<<20)
+		number(at+".limits.files", p.Limits.Files, 1, million)
+		number(at+".limits.depth", p.Limits.Depth, 1, 100)
+		if p.Limits.Bytes < 1<<10 {
+			report(at+".limits.bytes", fmt.Sprintf("%d is out of range: use at least 1024", p.Limits.Bytes), "")
+		}
+		if p.Cache.MaxBytes < 1<<20 {
+			report(at+".cache.max_bytes", fmt.Sprintf("%d is out of range: use at least 1048576", p.Cache.MaxBytes), "set "+at+".cache.size to -1 to turn the cache off")
+		}
+		number(at+".cache.size", p.Cache.Size, -1, 10*million)
+		duration(at+".cache.max_ttl", p.Cache.MaxTTL, time.Second, time.Hour)
 	}
-	if p.Cache.MaxBytes < 1<<20 {
-		report("policy.cache.max_bytes", fmt.Sprintf("%d is out of range: use at least 1048576", p.Cache.MaxBytes), "set policy.cache.size to -1 to turn the cache off")
+	p := &c.Policy.OnePolicy
+	evaluation("policy", p)
+	if shadow := c.Policy.Shadow; shadow != nil {
+		evaluation("policy.shadow", &shadow.OnePolicy)
 	}
-	number("policy.cache.size", p.Cache.Size, -1, 10*million)
-	duration("policy.cache.max_ttl", p.Cache.MaxTTL, time.Second, time.Hour)
 	if p.Timeout >= c.Limits.Deadline {
 		report("policy.timeout", fmt.Sprintf("%s leaves no time to answer within limits.deadline, %s", short(p.Timeout), short(c.Limits.Deadline)), "")
 	}

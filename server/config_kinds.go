@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn/agent"
 	"github.com/postern-auth/postern/server/authn/appsession"
 	"github.com/postern-auth/postern/server/authn/basic"
 	"github.com/postern-auth/postern/server/authn/dpop"
@@ -30,6 +31,9 @@ type Kinds struct {
 	Basic *basic.Config `yaml:"basic"`
 	// Workloads accepts JWTs that workloads sign themselves, and SPIFFE JWT-SVIDs.
 	Workloads *workload.Config `yaml:"workloads"`
+	// Agents accepts the tokens of agents that are registered in the store: those that
+	// Postern issues, and those that they sign themselves.
+	Agents *agent.Config `yaml:"agents"`
 	// Vault are Vaults or OpenBaos whose tokens are accepted.
 	Vault []vault.Config `yaml:"vault"`
 	// AppSessions are applications that keep their sessions in Redis or Valkey.
@@ -54,6 +58,9 @@ func (k *Kinds) methods() []policy.Method {
 		for _, m := range workloadMethods(k.Workloads) {
 			add(m)
 		}
+	}
+	if k.Agents != nil {
+		add(policy.MethodAgent)
 	}
 	for i := range k.Vault {
 		add(k.Vault[i].Method)
@@ -103,6 +110,7 @@ func (c *Config) checkKinds(report report) {
 			}
 		}
 	}
+	c.checkAgents(report)
 	c.checkAppSessions(report)
 	c.checkVouching(report)
 	c.checkMethodNames(report)
@@ -113,7 +121,7 @@ func (c *Config) checkKinds(report report) {
 // zones and policies ask for them. Nothing else may go by their names.
 var ownMethods = []policy.Method{
 	policy.MethodAPIKey, policy.MethodPAT, policy.MethodSession, policy.MethodMTLS, policy.MethodBasic,
-	policy.MethodSVID, policy.MethodWorkload, policy.MethodAnonymous,
+	policy.MethodSVID, policy.MethodWorkload, policy.MethodAgent, policy.MethodAsserted, policy.MethodAnonymous,
 }
 
 func (c *Config) checkMethodNames(report report) {
@@ -180,6 +188,25 @@ func (c *Config) checkVouching(report report) {
 	}
 }
 
+// checkAgents holds the section against the keys and the store that it needs.
+func (c *Config) checkAgents(report report) {
+	if c.Agents == nil {
+		return
+	}
+	c.Agents.Check(c.Signing.Issuer, func(path, message, suggestion string) { report("agents."+path, message, suggestion) })
+	if c.Upstream.IdentityToken != nil {
+		for i, name := range c.Agents.Audiences {
+			if name == c.Audience || slices.ContainsFunc(c.Routes, func(r Route) bool { return r.Audience == name }) {
+				report(fmt.Sprintf("agents.audiences[%d]", i), fmt.Sprintf("%s is an audience of identity tokens: a service that looks at no more than that would take a token of an agent for Postern's word on who called", name),
+					"choose another name, or leave it out for signing.issuer")
+			}
+		}
+	}
+	if c.Store.Driver == DriverNone {
+		report("agents", "needs a store, in which agents are registered", "set store.driver")
+	}
+}
+
 // checkAppSessions refuses applications that share a method: each cookie would be
 // looked for in all of them.
 func (c *Config) checkAppSessions(report report) {
@@ -209,6 +236,9 @@ func (c *Config) checkUsed(report report) {
 		for _, m := range workloadMethods(c.Workloads) {
 			need("workloads", m, "header:authorization/bearer")
 		}
+	}
+	if c.Agents != nil {
+		need("agents", policy.MethodAgent, "header:authorization/bearer")
 	}
 	for i := range c.Vault {
 		need(fmt.Sprintf("vault[%d]", i), c.Vault[i].Method, "header:x-vault-token")

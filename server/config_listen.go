@@ -26,6 +26,11 @@ type Listen struct {
 	// session cookie (see `sessions`). An address that is not loopback needs `tls`.
 	// Default: off.
 	HTTP Address `yaml:"http"`
+	// Gateway serves over HTTP what grpc serves: forward-auth for nginx, Traefik, Caddy
+	// and HAProxy (/forward-auth/nginx and so on), CheckService as JSON
+	// (/postern.v1.CheckService/Check), and OpenID AuthZEN (/access/v1/evaluation). An
+	// address that is not loopback needs `callers` or `tls.client_ca`. Default: off.
+	Gateway Address `yaml:"gateway"`
 }
 
 // Address is where to listen: an IP address with a port, or a Unix socket. The
@@ -147,7 +152,8 @@ type Caller struct {
 	DNS string `yaml:"dns"`
 	// CIDRs are the networks from which it connects, for example 10.0.3.0/24.
 	CIDRs []netip.Prefix `yaml:"cidrs"`
-	// Token is what it sends as gRPC metadata `authorization: Bearer TOKEN`, at
+	// Token is what it sends as gRPC metadata `authorization: Bearer TOKEN`, or with
+	// forward-auth in the header X-Postern-Caller-Token: at
 	// least 16 characters, as ${file:…} or ${env:…}. Without TLS it needs `cidrs`
 	// as well, because others could read it on its way.
 	Token policy.Secret `yaml:"token"`
@@ -159,6 +165,11 @@ type Caller struct {
 	//   client_cert: the headers Client-Cert and Client-Cert-Chain (RFC 9440), likewise
 	//   context_extensions: what its routes say of themselves
 	//   own_certificate: that it asks for itself, so that its own certificate counts
+	//   subject: who its client is, without a credential (OpenID AuthZEN), method asserted
+	//   cost: what requests cost, in the headers under usage.cost_headers, which it must
+	//     take from what clients send
+	//   models: which model is asked, and of what category the prompt is, in the headers
+	//     under models, which it must take from what clients send
 	Trust []Trust `yaml:"trust"`
 }
 
@@ -172,9 +183,12 @@ const (
 	TrustClientCert        Trust = "client_cert"
 	TrustContextExtensions Trust = "context_extensions"
 	TrustOwnCertificate    Trust = "own_certificate"
+	TrustCost              Trust = "cost"
+	TrustSubject           Trust = "subject"
+	TrustModels            Trust = "models"
 )
 
 // Values implements strictyaml.Enum.
 func (Trust) Values() []string {
-	return []string{"source_principal", "x_forwarded_client_cert", "client_cert", "context_extensions", "own_certificate"}
+	return []string{"source_principal", "x_forwarded_client_cert", "client_cert", "context_extensions", "own_certificate", "cost", "subject", "models"}
 }

@@ -41,7 +41,8 @@ type BadCache struct {
 // Decisions says what is kept and logged of decisions.
 type Decisions struct {
 	// Keep is how many of the last decisions stay in memory for `postern explain`,
-	// up to 1_000_000, at about 1 KiB each. Default: 10_000.
+	// up to 1_000_000, at about 1 KiB each; what a policy read before it denied takes up
+	// to 5 KiB more. Default: 10_000.
 	Keep int `yaml:"keep"`
 	// Log says which decisions are logged: "deny", "all" or "none". Default: deny.
 	Log DecisionLog `yaml:"log"`

@@ -10,6 +10,7 @@ import (
 	"github.com/postern-auth/postern/server/authn/jwt"
 	"github.com/postern-auth/postern/server/canonical"
 	"github.com/postern-auth/postern/server/jose"
+	"github.com/postern-auth/postern/server/target"
 )
 
 // CredentialRule says where one kind of credential is carried.
@@ -101,6 +102,39 @@ type Route struct {
 	RequireTLS bool `yaml:"require_tls"`
 	// Tenant owns what the route leads to; principals of others are refused.
 	Tenant string `yaml:"tenant"`
+	// InstallationWide lets principals that belong to no tenant reach what belongs to one
+	// by `tenancy`. Those of a tenant reach their own as everywhere. Danger: such a
+	// principal reaches every tenant here. Default: false.
+	InstallationWide bool `yaml:"installation_wide"`
+	// Reads says in whose words the bodies of requests speak, so that models, tokens and
+	// tools are known: openai, anthropic or mcp; or gateway, where the model is only in
+	// the path or what a trusted gateway says. A request that cannot be read in one way
+	// is refused. Gateways must forward the whole body. Default: nothing is read.
+	Reads target.Protocol `yaml:"reads"`
+	// Delegated takes requests only in which somebody acts for the principal: a token that
+	// names an actor (RFC 8693 section 4.1). Default: false.
+	Delegated bool `yaml:"delegated"`
+	// Consents are the scopes for which the user must have consented to whoever acts for
+	// the user; nobody but a user gets through then. Needs a store. Default: none.
+	Consents []string `yaml:"consents"`
+	// Approval asks that somebody has approved exactly this request, byte by byte, for
+	// one use: "human", any user who is not the requester; or "admin", one with a role of
+	// `approvals.admin_roles`. Gateways must forward the whole body. Needs a store.
+	// Default: nobody need approve it.
+	Approval policy.Approver `yaml:"approval"`
+	// Attested are the workloads, one of which must be at the other end of the
+	// connection: SPIFFE ids, or the beginnings of some that end in "/". Needs `mtls`.
+	// Default: any, or none.
+	Attested []string `yaml:"attested"`
+	// CacheTTL is how long callers may reuse an allow for the same request
+	// (Decision.cache_ttl; Envoy does not), up to 1m: never past the end of the
+	// credential, and not where a request is counted, approved, or proven by something
+	// for one use. Danger: a revocation, and a new policy, reach them so much later.
+	// Default: 0s, not at all.
+	CacheTTL time.Duration `yaml:"cache_ttl"`
+	// AuditFirst allows nothing that is not on disk in the journal of `audit` before; if
+	// that cannot be, the answer is a deny with audit_unavailable. Default: false.
+	AuditFirst bool `yaml:"audit_first"`
 	// Audience is the name of the service that the route leads to. Default: the
 	// installation's `audience`.
 	Audience string `yaml:"audience"`
@@ -125,8 +159,10 @@ func (r *Route) Policy() policy.Route {
 		Zones: r.Zones, AnyOf: r.AnyOf, AllOf: r.AllOf, Anonymous: r.Anonymous,
 		Kinds: r.Kinds, Scopes: r.Scopes, Permission: r.Permission,
 		MinAssurance: r.MinAssurance, MaxAge: r.MaxAge, ACR: r.ACR, AMR: r.AMR,
-		RequireTLS: r.RequireTLS, Tenant: r.Tenant, Audience: r.Audience, ResourceMetadata: r.ResourceMetadata,
+		RequireTLS: r.RequireTLS, Tenant: r.Tenant, InstallationWide: r.InstallationWide, Audience: r.Audience, ResourceMetadata: r.ResourceMetadata,
 		InsecurePlaintext: r.InsecurePlaintext, InsecureQueryCredential: r.InsecureQueryCredential, Labels: r.Labels,
+		Delegated: r.Delegated, Consents: r.Consents, Approval: r.Approval, Attested: r.Attested, AuditFirst: r.AuditFirst,
+		CacheTTL: r.CacheTTL,
 	}
 }
 
@@ -158,10 +194,12 @@ type Plaintext struct {
 type Upstream struct {
 	// Headers are the fields in which it is told who called, and what each says:
 	// id, kind, tenant, roles, scopes, permissions, issuer, method, assurance,
-	// credential (its id) or decision (its id). Fields of these names that a client
-	// sends are removed. A mapping here replaces the default: x-auth-principal: id,
-	// x-auth-tenant: tenant, x-auth-roles: roles, x-auth-scopes: scopes,
-	// x-auth-issuer: issuer, x-auth-method: method, x-auth-decision: decision.
+	// credential (its id), decision (its id) or reservation (the receipt with which the
+	// true use of a budget is settled; in x-postern-reservation if no field has it).
+	// Fields of these names that a client sends are removed. A mapping here replaces
+	// the default: x-auth-principal: id, x-auth-tenant: tenant, x-auth-roles: roles,
+	// x-auth-scopes: scopes, x-auth-issuer: issuer, x-auth-method: method,
+	// x-auth-decision: decision.
 	Headers map[string]Attribute `yaml:"headers"`
 	// IdentityToken tells it by a token that Postern signs, in the place of the caller's
 	// credential. Needs `signing`. Default: none.
@@ -223,9 +261,10 @@ const (
 	AttributeAssurance   Attribute = "assurance"
 	AttributeCredential  Attribute = "credential"
 	AttributeDecision    Attribute = "decision"
+	AttributeReservation Attribute = "reservation"
 )
 
 // Values implements strictyaml.Enum.
 func (Attribute) Values() []string {
-	return []string{"id", "kind", "tenant", "roles", "scopes", "permissions", "issuer", "method", "assurance", "credential", "decision"}
+	return []string{"id", "kind", "tenant", "roles", "scopes", "permissions", "issuer", "method", "assurance", "credential", "decision", "reservation"}
 }

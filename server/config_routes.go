@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/canonical"
@@ -145,6 +146,9 @@ func checkRouteDemands(report report, r *Route, path string) {
 	}
 	checkNoRepeats(report, path+".services", r.Services)
 	checkMetadataURL(report, path+".resource_metadata", r.ResourceMetadata)
+	if r.CacheTTL < 0 || r.CacheTTL > time.Minute {
+		report(path+".cache_ttl", fmt.Sprintf("is %s; 0s to 1m are accepted", r.CacheTTL), "what is revoked would be allowed for so long")
+	}
 	if r.MinAssurance < 0 || r.MinAssurance > 4 {
 		report(path+".min_assurance", fmt.Sprintf("%d is not a level of assurance: use 0 to 4", r.MinAssurance), "")
 	}

@@ -356,6 +356,7 @@ policy:
   keys: [{id: k, file: rel/key}]
   persist: rel/persist
   proto_descriptor: rel/descriptors
+  shadow: {bundles: [{name: a, file: rel/bundle}], persist: rel/next, proto_descriptor: rel/descriptors}
 store: {path: rel/db, mode: available, snapshot: rel/snapshot}
 admin_api: {roles: rel/roles}
 decisions:
@@ -386,14 +387,15 @@ decisions:
 	every.Vault, every.AppSessions = []vault.Config{{Login: vault.Login{Cert: &vault.Cert{}}}}, make([]appsession.Config, 1)
 	every.Policy.Keys = make([]bundle.Key, 1)
 	every.Decisions.Events = &server.DecisionEvents{File: &server.EventFile{}, Service: &bundle.Upload{}}
+	every.Policy.Shadow = &server.Shadow{}
 	every.Policy.Bundles = []bundle.Bundle{{Credentials: bundle.Credentials{ClientCertificate: &bundle.ClientCertificate{}}}}
-	elsewhere := []string{".policy.path", ".workloads.trust_domains.keys.file", ".workloads.clients.keys.file"} // which exclude others above
+	elsewhere := []string{".policy.path", ".policy.shadow.path", ".workloads.trust_domains.keys.file", ".workloads.clients.keys.file"} // which exclude others above
 	walkPaths(reflect.ValueOf(every), "", func(field, _ string) {
 		if !found[field] && !slices.Contains(elsewhere, field) {
 			t.Errorf("%s names a file and is not in this test: set it above, and see Config.rebase", field)
 		}
 	})
-	if len(found) != 35 {
+	if len(found) != 38 {
 		t.Errorf("%d fields: %v", len(found), found)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,7 +20,7 @@ import (
 
 // warmChecker is a Checker in front of RBAC, and attributes that it allows from its
 // caches.
-func warmChecker(b *testing.B, recorder audit.Recorder) (func(), *parts) {
+func warmChecker(b *testing.B, recorder audit.Recorder, shadow ...string) (func(), *parts) {
 	dir := b.TempDir()
 	write := func(name, text string) {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
@@ -30,7 +32,7 @@ func warmChecker(b *testing.B, recorder audit.Recorder) (func(), *parts) {
 	}
 	write("policy/data.yaml", "roles: {reader: [things.read]}\nroutes: [{methods: [GET], path: /public/*, public: true}]\n")
 	write("policy/authz.rego", "package postern.authz\ndecision := {\"allow\": true} if input.request.path == \"/things/1\"\n")
-	write("postern.yaml", "version: 1\nroutes: [{name: things, paths: [/things/*], anonymous: true}]\npolicy: {path: policy}\n")
+	write("postern.yaml", "version: 1\nroutes: [{name: things, paths: [/things/*], anonymous: true}]\npolicy: {path: policy"+strings.Join(shadow, "")+"}\n")
 	cfg, err := LoadConfig(filepath.Join(dir, "postern.yaml"))
 	if err != nil {
 		b.Fatal(err)
@@ -92,6 +94,30 @@ func BenchmarkWarmCheck(b *testing.B) {
 		stats := events.Stats()
 		b.ReportMetric(float64(stats.Lost)/float64(b.N), "lost/op")
 	})
+}
+
+// BenchmarkShadowedCheck is the same with a policy in the shadow: what the request pays,
+// and, with all that was not left out, the machine.
+func BenchmarkShadowedCheck(b *testing.B) {
+	usual := audit.Tee{audit.NewMetrics(prometheus.NewRegistry()), audit.NewRing(10_000)}
+	run := func(b *testing.B, keepUp bool) {
+		ask, p := warmChecker(b, usual, ", shadow: {path: policy}")
+		ask()
+		b.ReportAllocs()
+		for n := uint64(1); b.Loop(); n++ {
+			ask()
+			for stats := p.shadow.Stats(); keepUp && n > 1000+stats.Compared+stats.Lost; stats = p.shadow.Stats() {
+				runtime.Gosched()
+			}
+		}
+		stats := p.shadow.Stats()
+		b.ReportMetric(float64(stats.Lost)/float64(b.N), "lost/op")
+		if stats.Different != 0 {
+			b.Error(stats.Last[0])
+		}
+	}
+	b.Run("as fast as it goes", func(b *testing.B) { run(b, false) })
+	b.Run("all compared", func(b *testing.B) { run(b, true) })
 }
 
 // BenchmarkEvent is what one event costs, off the path of requests.

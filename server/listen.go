@@ -32,7 +32,7 @@ func listen(ctx context.Context, at Address, connections int) (net.Listener, err
 }
 
 // listeners are all that the server listens on; nil where it does not.
-type listeners struct{ grpc, admin, http net.Listener }
+type listeners struct{ grpc, admin, http, gateway net.Listener }
 
 // maxPages is how many connections the listeners of HTTP have at once.
 const maxPages = 100
@@ -54,6 +54,7 @@ func (s *Server) listenAll(ctx context.Context, cfg *Config) (on listeners, err 
 		{"grpc", cfg.Listen.GRPC, cfg.Limits.Connections, &on.grpc, false},
 		{"admin", cfg.Listen.Admin, maxPages, &on.admin, true},
 		{"http", cfg.Listen.HTTP, cfg.Limits.Connections, &on.http, true},
+		{"gateway", cfg.Listen.Gateway, cfg.Limits.Connections, &on.gateway, true},
 	} {
 		if l.at.Network() == "" {
 			continue
@@ -71,7 +72,7 @@ func (s *Server) listenAll(ctx context.Context, cfg *Config) (on listeners, err 
 }
 
 func (on listeners) close() {
-	for _, l := range []net.Listener{on.grpc, on.admin, on.http} {
+	for _, l := range []net.Listener{on.grpc, on.admin, on.http, on.gateway} {
 		if l != nil {
 			_ = l.Close()
 		}
@@ -82,7 +83,7 @@ func (on listeners) addresses() (a Addresses) {
 	for _, l := range []struct {
 		from net.Listener
 		into *net.Addr
-	}{{on.grpc, &a.GRPC}, {on.admin, &a.Admin}, {on.http, &a.HTTP}} {
+	}{{on.grpc, &a.GRPC}, {on.admin, &a.Admin}, {on.http, &a.HTTP}, {on.gateway, &a.Gateway}} {
 		if l.from != nil {
 			*l.into = l.from.Addr()
 		}
@@ -93,11 +94,11 @@ func (on listeners) addresses() (a Addresses) {
 // Relocate moves the listeners, for flags that replace what the file says; an
 // empty address leaves one where it is. The listener of logins is only moved if the
 // file has it: it needs more than an address. The new place is held to the same rules.
-func (c *Config) Relocate(grpc, admin, http string) error {
+func (c *Config) Relocate(grpc, admin, http, gateway string) error {
 	for _, l := range []struct {
 		name, text string
 		at         *Address
-	}{{"--grpc", grpc, &c.Listen.GRPC}, {"--admin", admin, &c.Listen.Admin}, {"--http", http, &c.Listen.HTTP}} {
+	}{{"--grpc", grpc, &c.Listen.GRPC}, {"--admin", admin, &c.Listen.Admin}, {"--http", http, &c.Listen.HTTP}, {"--gateway", gateway, &c.Listen.Gateway}} {
 		if l.text == "" || l.at == &c.Listen.HTTP && l.at.Network() == "" {
 			continue
 		}

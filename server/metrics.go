@@ -43,6 +43,9 @@ var (
 	descEvents            = describe("decision_events_total", "Decisions for the decision log, by what became of them: made, dropped (by the policy), lost (too many waited) or withheld (made, but without their input, which could not be masked).", "result")
 	descEventsSink        = describe("decision_events_sink_total", "Events by where they go (stdout, file, service) and result: written or lost.", "sink", "result")
 	descEventsFailed      = describe("decision_events_sink_failed", "Whether the last attempt to write events failed.", "sink")
+	descJournal           = describe("journal_records_total", "Decisions for the journal of routes with audit_first, by result: written or failed (the request was denied).", "result")
+	descJournalSyncs      = describe("journal_syncs_total", "Times that the journal was synced to disk; decisions that wait at the same time share one.")
+	descJournalFailed     = describe("journal_failed", "Whether the last attempt to write the journal failed.")
 	descIssuerKeys        = describe("issuer_keys", "Keys in use, by issuer.", "issuer")
 	descIssuerAge         = describe("issuer_keys_fetched_seconds", "When the keys in use were fetched, as Unix time, by issuer.", "issuer")
 	descIssuerErr         = describe("issuer_fetch_failed", "Whether the last fetch of an issuer's keys failed.", "issuer")
@@ -65,6 +68,9 @@ var (
 	descBundleActivations = describe("bundle_activations_total", "Bundles of this name that were put in force.", "bundle")
 	descBundleRefusals    = describe("bundle_refusals_total", "Answers of the bundle server that were refused, by the step that failed.", "bundle", "step")
 	descKindErr           = describe("credential_source_failed", "Whether something is wrong with where a kind of credentials is looked up.", "of")
+	descRate              = describe("rate_requests_total", "Requests that a rate was asked about, by result: allowed, limited, or crowded (allowed, but counted together with others because there are too many keys).", "rate", "result")
+	descBudget            = describe("budget_requests_total", "Requests that fell under a budget and that nothing else denied, by result: charged or refused.", "budget", "result")
+	descRateKeys          = describe("rate_keys", "Principals, addresses or whatever a rate tells apart that it counts at the moment.", "rate")
 	descPrivate           = describe("jwks_private_key_seen", "Whether an issuer publishes a private key in its key set.", "issuer")
 )
 
@@ -101,6 +107,10 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	if p.policy.bundles != nil {
 		c.bundles(p.policy.bundles, gauge, count)
 	}
+	if p.shadow != nil {
+		part("shadow policy", &p.shadow.last)
+		p.shadow.collect(gauge, count)
+	}
 	keys := p.keys.Status()
 	gauge(descKeys, float64(keys.Keys))
 	gauge(descQuarantine, float64(len(keys.Quarantined)))
@@ -125,6 +135,18 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			gauge(descKindErr, truth(err != nil), k.name)
 		}
 	}
+	if c.plane != nil {
+		for name, n := range *c.charges.byBudget.Load() {
+			count(descBudget, n.charged.Load(), name, "charged")
+			count(descBudget, n.refused.Load(), name, "refused")
+		}
+	}
+	for _, r := range p.rates.Status() {
+		count(descRate, r.Allowed-r.Crowded, r.Name, "allowed")
+		count(descRate, r.Crowded, r.Name, "crowded")
+		count(descRate, r.Limited, r.Name, "limited")
+		gauge(descRateKeys, float64(r.Keys), r.Name)
+	}
 	count(descRefused, c.callers.refused.Load())
 	count(descLogDropped, c.lines.Dropped())
 	if c.decLog != nil {
@@ -141,6 +163,13 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			count(descEventsSink, sink.Lost, sink.Name, "lost")
 			gauge(descEventsFailed, truth(sink.Err != nil), sink.Name)
 		}
+	}
+	if p.journal != nil {
+		stats := p.journal.Stats()
+		count(descJournal, stats.Written, "written")
+		count(descJournal, stats.Failed, "failed")
+		count(descJournalSyncs, stats.Syncs)
+		gauge(descJournalFailed, truth(p.journal.Err() != nil))
 	}
 	for issuer, source := range p.sources {
 		status := source.Status()
@@ -187,6 +216,7 @@ func (p *plane) collect(now time.Time, gauge func(*prometheus.Desc, float64, ...
 	}{
 		{store.KindTenant, status.Tenants}, {store.KindPrincipal, status.Principals}, {store.KindCredential, status.Credentials},
 		{store.KindSession, status.Sessions}, {store.KindDenial, status.Denials},
+		{store.KindApproval, status.Approvals}, {store.KindConsent, status.Consents},
 	} {
 		gauge(descStoreHeld, float64(held.n), string(held.kind))
 	}

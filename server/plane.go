@@ -17,6 +17,7 @@ import (
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/authn/apikey"
 	"github.com/postern-auth/postern/server/authn/session"
+	"github.com/postern-auth/postern/server/budget"
 	"github.com/postern-auth/postern/server/check"
 	"github.com/postern-auth/postern/server/door/login"
 	"github.com/postern-auth/postern/server/mirror"
@@ -37,6 +38,8 @@ type plane struct {
 	store    store.Store
 	mirror   *mirror.Mirror
 	registry *registry.Registry
+	budgets  *budget.Budgets
+	limits   limits
 	// sessions is nil without a pepper.
 	sessions *session.Authenticator
 	signer   atomic.Pointer[signer.Signer] // in force; nil: nothing is signed
@@ -78,11 +81,21 @@ func newPlane(ctx context.Context, cfg *Config, log *slog.Logger, now func() tim
 			return nil, err
 		}
 	}
+	if err := p.openBudgets(cfg, peppers, now); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = p.budgets.Close(ctx)
+		}
+	}()
 	if err := p.mirror.Load(ctx); err != nil {
 		if errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrNewer) {
 			return nil, err
 		}
 		log.Error("the store does not answer; nothing is allowed by a credential until it does", "error", err)
+	} else {
+		p.readLimits(ctx)
 	}
 	return p, nil
 }
@@ -94,6 +107,7 @@ func (p *plane) newRegistry(cfg *Config, deps registry.Deps) *registry.Registry 
 		MaxTTL: cfg.Tenants.MaxTTL, MaxPATs: cfg.Tenants.MaxPATs, MaxGrace: cfg.Tenants.MaxGrace, UnusedFor: cfg.Tenants.UnusedFor,
 		SessionIdle: cfg.Sessions.Idle, SessionMax: cfg.Sessions.Max,
 		LoginTries: cfg.Sessions.LoginTries, LoginWindow: cfg.Sessions.LoginWindow,
+		Approvals: cfg.Approvals.rules(),
 	}, p.store, deps)
 }
 
@@ -131,7 +145,8 @@ func orNil[S store.Store](s S, err error) (store.Store, error) {
 func (p *plane) run(ctx context.Context) {
 	var all sync.WaitGroup
 	all.Go(func() { _ = p.mirror.Run(ctx) })
-	all.Go(func() { p.maintain(ctx) })
+	all.Go(func() { every(ctx, maintenance, func() { p.maintain(ctx) }) })
+	all.Go(func() { every(ctx, lookAgain, func() { p.readLimits(ctx) }) })
 	all.Wait()
 }
 
@@ -139,21 +154,12 @@ func (p *plane) run(ctx context.Context) {
 const maintenance = 5 * time.Minute
 
 func (p *plane) maintain(ctx context.Context) {
-	tick := time.NewTicker(maintenance)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		done, err := p.registry.Maintain(ctx)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			p.log.Warn("maintenance of the store failed; it is tried again", "error", err)
-		case done.Disabled > 0:
-			p.log.Info("credentials that nobody used were disabled", "event", "credential_unused", "credentials", done.Disabled)
-		}
+	done, err := p.registry.Maintain(ctx)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		p.log.Warn("maintenance of the store failed; it is tried again", "error", err)
+	case done.Disabled > 0:
+		p.log.Info("credentials that nobody used were disabled", "event", "credential_unused", "credentials", done.Disabled)
 	}
 }
 
@@ -168,7 +174,7 @@ func (p *plane) close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	return errors.Join(p.registry.FlushAudit(ctx), p.store.Close())
+	return errors.Join(p.budgets.Close(ctx), p.registry.FlushAudit(ctx), p.store.Close())
 }
 
 // condition says whether this replica hears of what changes in the store.
@@ -179,6 +185,14 @@ func (p *plane) condition(now time.Time) admin.Condition {
 		c.Detail += ", and then not heard of for " + view.Age(now).Round(time.Millisecond).String() + ": " + status.Err.Error()
 	}
 	return c
+}
+
+// agents is the registry of agents; nil where there is none.
+func (p *plane) agents() authn.Agents {
+	if p == nil {
+		return nil
+	}
+	return p.mirror.Agents()
 }
 
 // indexes are where API keys are looked for besides the keys file.
@@ -250,7 +264,9 @@ func (s *Server) adminAPI(ctx context.Context, c *admin.Config, cfg *Config) err
 		return fmt.Errorf("admin_api.roles: %w", err)
 	}
 	c.Authenticate, c.Authorizer = s.identify, admin.NewAuthorizer(snapshot)
+	c.Prove, c.TokenRules = s.live.Identify, func() *registry.TokenRules { return tokenRules(s.current.Load().cfg) }
 	c.Registry, c.Logger, c.Now = s.plane.registry, s.log, s.now
+	c.Budgets = s.plane.budgets
 	if s.plane.sessions != nil {
 		c.Browser = func(made *store.Session, secret policy.Secret) (setCookie, csrfToken string) {
 			return cfg.Sessions.SetCookie(secret).Reveal(), s.plane.sessions.CSRFToken(made.ID).Reveal()

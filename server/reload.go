@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"sync"
 	"time"
@@ -66,6 +67,8 @@ func (s *Server) Reload(ctx context.Context) error {
 	attempt("keys file", p.keys.Epoch() != before, err)
 	changed, err := p.policy.reload(ctx)
 	attempt("policy", changed, err)
+	changed, err = p.shadow.reload(ctx)
+	attempt("shadow policy", changed, err)
 	attempt("kinds of credentials", false, p.kinds.reloadAll(ctx))
 	for issuer, source := range p.sources {
 		if source.file != "" {
@@ -111,6 +114,7 @@ func startOnly(old, next *Config) []string {
 		{"admin_api.roles", old.AdminAPI.Roles != next.AdminAPI.Roles},
 		{"api_keys.prefix and peppers, for what the store issues", old.APIKeys.Prefix != next.APIKeys.Prefix ||
 			!reflect.DeepEqual(old.APIKeys.Pepper, next.APIKeys.Pepper) || !reflect.DeepEqual(old.APIKeys.Peppers, next.APIKeys.Peppers)},
+		{"approvals, but header, request and headers", !reflect.DeepEqual(old.Approvals.rules(), next.Approvals.rules())},
 		{"reflection", old.Reflection != next.Reflection},
 		{"shutdown", old.Shutdown != next.Shutdown},
 		{"log", old.Log != next.Log},
@@ -140,11 +144,20 @@ func (s *Server) conditions() []admin.Condition {
 		stays("policy", policyReady, "revision "+p.policy.Revision(), policyErr),
 		stays("api_keys", true, "", p.keys.Status().Err),
 	}
+	if p.shadow != nil {
+		all = append(all, p.shadow.condition())
+	}
 	if s.plane != nil {
 		all = append(all, s.plane.condition(s.now()))
 	}
 	if s.events != nil {
 		all = append(all, s.events.condition())
+	}
+	if p.journal != nil {
+		all = append(all, p.journal.condition())
+	}
+	if budgets, rates := len(p.cfg.Budgets), len(p.cfg.Rates); budgets+rates > 0 {
+		all = append(all, admin.Condition{Name: "budgets", Ready: true, Detail: fmt.Sprintf("%d budgets, %d rates", budgets, rates)})
 	}
 	for issuer, source := range p.sources {
 		status := source.Status()

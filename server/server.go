@@ -56,7 +56,7 @@ type Options struct {
 
 // Addresses are where a Server listens.
 type Addresses struct {
-	GRPC, Admin, HTTP net.Addr // Admin and HTTP are nil if they are off
+	GRPC, Admin, HTTP, Gateway net.Addr // all but GRPC are nil if they are off
 }
 
 // Server is one replica.
@@ -74,6 +74,7 @@ type Server struct {
 	events   *eventLog    // nil: there are none
 	lines    *audit.Async // under log
 	plane    *plane       // nil: there is no store
+	charges  charges      // by budget, for metrics
 	env      surroundings
 	health   *health.Server
 	config   lastLoad // of the configuration
@@ -122,9 +123,9 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		return nil, err
 	}
 	if s.plane != nil {
-		recorders = append(recorders, s.plane)
+		recorders = append(recorders, s.plane, &s.charges)
 	}
-	s.env = surroundings{plane: s.plane, recorder: recorders, log: s.log, now: s.now}
+	s.env = surroundings{plane: s.plane, spender: s.plane.spender(), recorder: recorders, log: s.log, now: s.now}
 	if cfg.TLS != nil {
 		if s.certs, err = newCertificates(*cfg.TLS); err != nil {
 			return nil, err
@@ -150,10 +151,18 @@ func (s *Server) Swap(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return err
 	}
+	if prev != nil && s.plane != nil {
+		if err := s.plane.budgets.Swap(cfg.Budgeting); err != nil {
+			next.closeUnlessIn(prev)
+			return fmt.Errorf("budgets: %w", err)
+		}
+	}
 	s.callers.set(cfg.Callers)
+	s.charges.set(&cfg.Budgeting)
 	s.live.Swap(next.checker)
 	s.plane.sign(next.signer)
 	next.policy.run()
+	next.shadow.run()
 	s.current.Store(next)
 	if prev != nil {
 		prev.closeUnlessIn(next)
@@ -193,7 +202,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	serve := func(l net.Listener, serve func(net.Listener) error) {
 		if l != nil {
 			go func() { failed <- serve(l) }()
@@ -202,6 +211,7 @@ func (s *Server) Run(ctx context.Context) error {
 	serve(on.grpc, rpc.Serve)
 	serve(on.admin, pages.admin.Serve)
 	serve(on.http, pages.login.Serve)
+	serve(on.gateway, pages.gateway.Serve)
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var all sync.WaitGroup
 	all.Go(func() { s.watch(background) })
@@ -232,7 +242,15 @@ func (s *Server) drain(rpc *grpc.Server, pages pages, limit time.Duration) {
 	s.health.Shutdown()
 	s.end()
 	done := make(chan struct{})
-	go func() { rpc.GracefulStop(); close(done) }()
+	ctx, cut := context.WithTimeout(context.Background(), limit)
+	defer cut()
+	go func() {
+		var both sync.WaitGroup
+		both.Go(func() { _ = pages.gateway.Shutdown(ctx) })
+		both.Go(rpc.GracefulStop)
+		both.Wait()
+		close(done)
+	}()
 	select {
 	case <-done:
 	case <-time.After(limit):
@@ -270,6 +288,7 @@ func (s *Server) rpcServer(cfg *Config) *grpc.Server {
 		KeyHeaders:    keyHeaders(cfg.Credentials),
 	}, s.log).Register(rpc)
 	grpcdoor.New(&s.live, &s.live, s.log).Register(rpc)
+	grpcdoor.NewUsage(s.settler, s.log).Register(rpc)
 	healthpb.RegisterHealthServer(rpc, s.health)
 	if cfg.Reflection {
 		reflection.Register(rpc)
@@ -317,16 +336,19 @@ func (s *Server) recovered() recovery.Option {
 	})
 }
 
-// pages are the servers of HTTP: the admin listener's, and that of people's logins.
-type pages struct{ admin, login *http.Server }
+// pages are the servers of HTTP: the admin listener's, that of people's logins, and that
+// of gateways.
+type pages struct{ admin, login, gateway *http.Server }
 
 func (p pages) close() {
 	_ = p.admin.Close()
 	_ = p.login.Close()
+	_ = p.gateway.Close()
 }
 
 func (s *Server) pages(ctx context.Context, cfg *Config) (p pages, err error) {
 	p.login = s.httpServer(cfg, http.NotFoundHandler())
+	p.gateway = s.httpServer(cfg, s.gatewayHandler(cfg))
 	if cfg.Listen.HTTP.Network() != "" {
 		if p.login.Handler, err = s.publicHandler(cfg); err != nil {
 			return p, err
@@ -362,7 +384,7 @@ func (s *Server) adminServer(ctx context.Context, cfg *Config) (*http.Server, er
 	serves := admin.Config{
 		Conditions: s.conditions,
 		Metrics:    promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}),
-		Decisions:  &admin.Decisions{Ring: s.ring},
+		Decisions:  &admin.Decisions{Ring: s.ring, Shadow: s.shadowStats},
 		Register: func(rpc *grpc.Server) {
 			if cfg.Reflection {
 				reflection.Register(rpc)
@@ -395,12 +417,14 @@ func (s *Server) httpServer(cfg *Config, handler http.Handler) *http.Server {
 // Offline assembles a configuration for one decision in this process. Nothing is
 // listened on or recorded.
 func Offline(ctx context.Context, cfg *Config) (*check.Checker, func(), error) {
-	quiet := surroundings{log: slog.New(slog.DiscardHandler), now: time.Now}
+	quiet := surroundings{log: slog.New(slog.DiscardHandler), now: time.Now, spender: free{}, offline: true}
 	var err error
 	if quiet.plane, err = newPlane(ctx, cfg, quiet.log, quiet.now); err != nil {
 		return nil, nil, err
 	}
-	p, err := assemble(ctx, cfg, nil, quiet)
+	enforced := *cfg
+	enforced.Policy.Shadow, enforced.Rates = nil, nil // one decision compares and counts nothing
+	p, err := assemble(ctx, &enforced, nil, quiet)
 	if err != nil {
 		return nil, nil, errors.Join(err, quiet.plane.close())
 	}
@@ -434,6 +458,7 @@ func Verify(ctx context.Context, path string) error {
 	if errs = append(errs, err); err == nil {
 		decides.close()
 	}
+	errs = append(errs, verifyShadow(ctx, cfg, quiet))
 	signs, err := assembleSigner(cfg, &parts{cfg: &Config{}})
 	errs = append(errs, err)
 	_, err = assembleKeys(cfg, &parts{cfg: &Config{}}, signs, quiet)

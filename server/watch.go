@@ -198,12 +198,19 @@ func (s *Server) survey() (v surveyed) {
 			file(strings.TrimSuffix(name, "}"))
 		}
 	}
-	file(p.cfg.Policy.Path) // which may be a link, or replaced
+	policies := []string{p.cfg.Policy.Path}
+	if shadow := p.cfg.Policy.Shadow; shadow != nil {
+		policies = append(policies, shadow.Path)
+	}
+	for _, path := range policies {
+		if path == "" {
+			continue
+		}
+		file(path) // which may be a link, or replaced
+		v.policy = append(v.policy, directories(v.files[len(v.files)-1])...)
+	}
 	for _, name := range v.files {
 		v.dirs = append(v.dirs, filepath.Dir(name))
-	}
-	if p.cfg.Policy.Path != "" {
-		v.policy = directories(v.files[len(v.files)-1])
 	}
 	v.dirs = append(v.dirs, v.policy...)
 	slices.Sort(v.dirs)

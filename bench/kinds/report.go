@@ -4,10 +4,11 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"runtime"
 	"slices"
 	"text/tabwriter"
 	"time"
+
+	"github.com/postern-auth/postern/bench/rig"
 )
 
 // cost is what the checks of one kind cost, beside the stock server.
@@ -64,7 +65,7 @@ func (r *report) show(out io.Writer) {
 	if len(r.costs)+len(r.rows) == 0 {
 		return
 	}
-	fmt.Fprintf(out, "\n%s/%s, %d CPUs, %s, %s\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version(), time.Now().UTC().Format(time.RFC3339))
+	fmt.Fprintf(out, "\n%s, %s\n", rig.Machine(), time.Now().UTC().Format(time.RFC3339))
 	if len(r.costs) > 0 {
 		fmt.Fprintln(out, "\nServer CPU of a check in µs, × the stock server's beside it; latency for one caller in µs; heap objects.")
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)

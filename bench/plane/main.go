@@ -4,6 +4,7 @@
 //
 //	go run ./bench/plane                      all of it, about seven minutes
 //	go run ./bench/plane revocation           8 replicas on one PostgreSQL
+//	go run ./bench/plane decommission         the same for agents with all below them
 //	go run ./bench/plane -full outage         the store is down for two minutes
 //	go run ./bench/plane -keys 100000 million
 //	go run ./bench/plane timing
@@ -35,12 +36,10 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"runtime"
 	"slices"
-	"strings"
-	"text/tabwriter"
 	"time"
 
+	"github.com/postern-auth/postern/bench/rig"
 	"github.com/postern-auth/postern/server/store/pgtest"
 )
 
@@ -57,12 +56,13 @@ type settings struct {
 // part is something that can be measured by itself.
 type part struct {
 	name string
-	run  func(context.Context, *lab, settings, *report) error
+	run  func(context.Context, *lab, settings, *rig.Report) error
 }
 
 // parts are in the order in which all of it is measured.
 var parts = []part{
 	{"revocation", revocation},
+	{"decommission", decommission},
 	{"outage", outage},
 	{"million", million},
 	{"timing", timing},
@@ -71,8 +71,8 @@ var parts = []part{
 func main() {
 	log.SetFlags(log.Ltime)
 	var s settings
-	flag.IntVar(&s.replicas, "replicas", 8, "processes that share the database (revocation)")
-	flag.IntVar(&s.events, "events", 40, "revocations under each disturbance; 0 for stops only (revocation)")
+	flag.IntVar(&s.replicas, "replicas", 8, "processes that share the database (revocation, decommission)")
+	flag.IntVar(&s.events, "events", 40, "revocations under each disturbance, an eighth of it for decommission; 0 for stops only (revocation)")
 	flag.IntVar(&s.stops, "stops", 8, "how often a replica is stopped for 1.3 s, and a quarter of it for 5 s (revocation)")
 	flag.DurationVar(&s.down, "down", 20*time.Second, "how long the store is down (outage)")
 	flag.StringVar(&s.keys, "keys", "100000,1000000", "numbers of keys (million)")
@@ -87,22 +87,22 @@ func main() {
 	if s.replicas < 2 {
 		log.Fatal("-replicas: at least 2")
 	}
-	r := &report{}
+	r := &rig.Report{}
 	err := measure(ctx, s, flag.Args(), r)
-	r.show()
+	r.Show(os.Stdout)
 	if err != nil {
 		log.Fatal(err)
 	}
-	if r.broken() {
+	if r.Broken() {
 		os.Exit(1)
 	}
 }
 
 // measure runs the parts that were asked for.
-func measure(ctx context.Context, s settings, only []string, r *report) error {
+func measure(ctx context.Context, s settings, only []string, r *rig.Report) error {
 	for _, name := range only {
 		if !slices.ContainsFunc(parts, func(p part) bool { return p.name == name }) {
-			return fmt.Errorf("no part %q: revocation, outage, million, timing", name)
+			return fmt.Errorf("no part %q: revocation, decommission, outage, million, timing", name)
 		}
 	}
 	l, err := newLab(ctx)
@@ -117,7 +117,7 @@ func measure(ctx context.Context, s settings, only []string, r *report) error {
 		log.Printf("%s …", p.name)
 		err := p.run(ctx, l, s, r)
 		if errors.Is(err, pgtest.ErrNone) {
-			r.add(row{part: p.name, what: "all", figure: "none", verdict: skipped, remark: err.Error()})
+			r.Add(rig.Row{Part: p.name, What: "all", Figure: "none", Verdict: rig.Skipped, Remark: err.Error()})
 			continue
 		}
 		if err != nil {
@@ -125,65 +125,4 @@ func measure(ctx context.Context, s settings, only []string, r *report) error {
 		}
 	}
 	return ctx.Err()
-}
-
-// verdict is what a figure means.
-type verdict string
-
-// The verdicts. Only broken ends the command with status 1.
-const (
-	kept    verdict = "kept"
-	broken  verdict = "BROKEN"
-	reached verdict = "reached"
-	missed  verdict = "missed"
-	skipped verdict = "skipped"
-	none    verdict = ""
-)
-
-// promise is the verdict on what must hold.
-func promise(holds bool) verdict {
-	if holds {
-		return kept
-	}
-	return broken
-}
-
-// goal is the verdict on what should.
-func goal(holds bool) verdict {
-	if holds {
-		return reached
-	}
-	return missed
-}
-
-// row is a line of the table at the end.
-type row struct {
-	part, what, figure, wanted string
-	verdict                    verdict
-	// remark is what else was seen.
-	remark string
-}
-
-type report struct{ rows []row }
-
-func (r *report) add(line row) {
-	r.rows = append(r.rows, line)
-	log.Printf("  %s: %s  %s  %s", line.what, line.figure, line.verdict, line.remark)
-}
-
-func (r *report) broken() bool {
-	return slices.ContainsFunc(r.rows, func(x row) bool { return x.verdict == broken })
-}
-
-func (r *report) show() {
-	if len(r.rows) == 0 {
-		return
-	}
-	fmt.Printf("\n%s/%s, %d CPUs, %s, %s\n\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version(), time.Now().UTC().Format(time.RFC3339))
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "part\tcase\tfigure\twanted\tverdict\tremarks")
-	for _, x := range r.rows {
-		fmt.Fprintln(w, strings.Join([]string{x.part, x.what, x.figure, x.wanted, string(x.verdict), x.remark}, "\t"))
-	}
-	_ = w.Flush()
 }

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postern-auth/postern/bench/rig"
 	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
@@ -26,7 +27,7 @@ import (
 )
 
 // million measures with each of the numbers of keys in a file of SQLite.
-func million(ctx context.Context, l *lab, s settings, out *report) error {
+func million(ctx context.Context, l *lab, s settings, out *rig.Report) error {
 	for text := range strings.SplitSeq(s.keys, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(text))
 		if err != nil || n < 1000 {
@@ -48,7 +49,7 @@ type crowd struct {
 	good []string
 }
 
-func (c *crowd) run(ctx context.Context, l *lab, out *report) error {
+func (c *crowd) run(ctx context.Context, l *lab, out *rig.Report) error {
 	defer func() {
 		for _, suffix := range []string{"", "-wal", "-shm"} {
 			_ = os.Remove(c.file + suffix)
@@ -169,7 +170,7 @@ const unknownKeys = 1_000_000
 
 // inProcess verifies good and unknown keys without a wire, on a mirror that does not
 // poll: whatever is read then, the keys have caused.
-func (c *crowd) inProcess(ctx context.Context, l *lab, out *report) error {
+func (c *crowd) inProcess(ctx context.Context, l *lab, out *rig.Report) error {
 	file, err := sqlite.Open(ctx, c.file, sqlite.Options{})
 	if err != nil {
 		return err
@@ -204,17 +205,21 @@ func (c *crowd) inProcess(ctx context.Context, l *lab, out *report) error {
 	}
 	verify() // builds the proofs
 	alone, allocs, refused := verify()
-	out.add(row{"million", c.name + ": verify in process", fmt.Sprintf("%d ns, %.2f allocations", alone.Nanoseconds(), allocs), "2 µs, 0 allocations", goal(alone < 2*time.Microsecond && allocs < .01), ""})
+	out.Add(rig.Row{
+		Part: "million", What: c.name + ": verify in process",
+		Figure: fmt.Sprintf("%d ns, %.2f allocations", alone.Nanoseconds(), allocs),
+		Wanted: "2 µs, 0 allocations", Verdict: rig.Goal(alone < 2*time.Microsecond && allocs < .01),
+	})
 	reads, accepted, took, err := unknown(ctx, keys, s)
 	if err != nil {
 		return err
 	}
 	after, _, refusedAfter := verify()
-	out.add(row{
-		"million", fmt.Sprintf("%s: %d unknown keys in process", c.name, unknownKeys),
-		fmt.Sprintf("%d store reads, %d accepted, %d good keys refused", reads, accepted, refused+refusedAfter), "none",
-		promise(reads == 0 && accepted == 0 && refused+refusedAfter == 0),
-		fmt.Sprintf("%d ns each; good keys %d ns before, %d after", took.Nanoseconds(), alone.Nanoseconds(), after.Nanoseconds()),
+	out.Add(rig.Row{
+		Part: "million", What: fmt.Sprintf("%s: %d unknown keys in process", c.name, unknownKeys),
+		Figure: fmt.Sprintf("%d store reads, %d accepted, %d good keys refused", reads, accepted, refused+refusedAfter),
+		Wanted: "none", Verdict: rig.Promise(reads == 0 && accepted == 0 && refused+refusedAfter == 0),
+		Remark: fmt.Sprintf("%d ns each; good keys %d ns before, %d after", took.Nanoseconds(), alone.Nanoseconds(), after.Nanoseconds()),
 	})
 	return nil
 }
@@ -258,7 +263,7 @@ func stranger() string {
 }
 
 // start measures the time to the first answer, and the memory when idle.
-func (c *crowd) start(ctx context.Context, r *replica, out *report) error {
+func (c *crowd) start(ctx context.Context, r *replica, out *rig.Report) error {
 	var took times
 	for i := range 3 {
 		if i > 0 {
@@ -287,27 +292,27 @@ func (c *crowd) start(ctx context.Context, r *replica, out *report) error {
 	if err != nil {
 		return err
 	}
-	line := row{
-		part: "million", what: c.name + ": idle memory", figure: fmt.Sprintf("%.0f MiB", idle),
-		remark: fmt.Sprintf("%.0f MiB of it are pages of the program's file; %.0f MiB at most, while starting", program, most),
+	line := rig.Row{
+		Part: "million", What: c.name + ": idle memory", Figure: fmt.Sprintf("%.0f MiB", idle),
+		Remark: fmt.Sprintf("%.0f MiB of it are pages of the program's file; %.0f MiB at most, while starting", program, most),
 	}
 	if c.n <= 100_000 {
-		line.wanted, line.verdict = "100 MiB", goal(idle <= 100)
+		line.Wanted, line.Verdict = "100 MiB", rig.Goal(idle <= 100)
 	}
-	out.add(line)
+	out.Add(line)
 	return nil
 }
 
 // started adds a time that a start took.
-func (c *crowd) started(how string, took time.Duration, remark string, out *report) {
-	line := row{part: "million", what: c.name + ": " + how, figure: fmt.Sprintf("%.2f s", took.Seconds()), remark: remark}
+func (c *crowd) started(how string, took time.Duration, remark string, out *rig.Report) {
+	line := rig.Row{Part: "million", What: c.name + ": " + how, Figure: fmt.Sprintf("%.2f s", took.Seconds()), Remark: remark}
 	switch {
 	case c.n <= 100_000:
-		line.wanted, line.verdict = "1 s", goal(took <= time.Second)
+		line.Wanted, line.Verdict = "1 s", rig.Goal(took <= time.Second)
 	case c.n <= 1_000_000:
-		line.wanted, line.verdict = "5 s", goal(took <= 5*time.Second)
+		line.Wanted, line.Verdict = "5 s", rig.Goal(took <= 5*time.Second)
 	}
-	out.add(line)
+	out.Add(line)
 }
 
 // down is a store that does not answer.
@@ -319,7 +324,7 @@ func (down) Changes(context.Context, int64, int) (store.Batch, error) {
 
 // restart measures, in process, how long a replica needs to start from its snapshot
 // while the store is down.
-func (c *crowd) restart(ctx context.Context, l *lab, out *report) error {
+func (c *crowd) restart(ctx context.Context, l *lab, out *rig.Report) error {
 	file, err := sqlite.Open(ctx, c.file, sqlite.Options{})
 	if err != nil {
 		return err
@@ -360,7 +365,7 @@ const (
 // flood asks about one good key after the other while others ask as fast as they
 // can: first also about good keys, then about unknown ones. What the second does to
 // the first caller, beyond the work, shows in the difference.
-func (c *crowd) flood(ctx context.Context, r *replica, out *report) error {
+func (c *crowd) flood(ctx context.Context, r *replica, out *rig.Report) error {
 	control, err := c.under(ctx, r, floodTime/2, func() *posternv1.CheckRequest { return question(c.good[mrand.IntN(len(c.good))]) })
 	if err != nil {
 		return err
@@ -372,17 +377,17 @@ func (c *crowd) flood(ctx context.Context, r *replica, out *report) error {
 	// A poll every 200 ms, one after each hint of a writer, of which there is none but
 	// the counters of use, and one for the ends.
 	most := int(attack.took/(200*time.Millisecond)) + 2
-	out.add(row{
-		"million", fmt.Sprintf("%s: %d unknown keys in %.0f s over the wire", c.name, attack.flooded, attack.took.Seconds()),
-		fmt.Sprintf("%d polls of the store, %d accepted", attack.polls, attack.accepted), fmt.Sprintf("at most %d polls, none accepted", most),
-		promise(attack.polls <= most && attack.accepted == 0 && attack.flooded > 1000),
-		fmt.Sprintf("with good keys instead: %d in %.0f s, %d polls", control.flooded, control.took.Seconds(), control.polls),
+	out.Add(rig.Row{
+		Part: "million", What: fmt.Sprintf("%s: %d unknown keys in %.0f s over the wire", c.name, attack.flooded, attack.took.Seconds()),
+		Figure: fmt.Sprintf("%d polls of the store, %d accepted", attack.polls, attack.accepted),
+		Wanted: fmt.Sprintf("at most %d polls, none accepted", most), Verdict: rig.Promise(attack.polls <= most && attack.accepted == 0 && attack.flooded > 1000),
+		Remark: fmt.Sprintf("with good keys instead: %d in %.0f s, %d polls", control.flooded, control.took.Seconds(), control.polls),
 	})
-	out.add(row{
-		"million", c.name + ": good keys meanwhile",
-		fmt.Sprintf("%d of %d denied, %s", attack.denied, len(attack.latencies), attack.latencies.micros()), "none denied",
-		promise(attack.denied == 0 && len(attack.latencies) > 0),
-		fmt.Sprintf("with good keys instead: %d denied, %s; decision cache hits %.2f%%, then %.2f%%", control.denied, control.latencies.micros(), control.hits, attack.hits),
+	out.Add(rig.Row{
+		Part: "million", What: c.name + ": good keys meanwhile",
+		Figure: fmt.Sprintf("%d of %d denied, %s", attack.denied, len(attack.latencies), attack.latencies.micros()),
+		Wanted: "none denied", Verdict: rig.Promise(attack.denied == 0 && len(attack.latencies) > 0),
+		Remark: fmt.Sprintf("with good keys instead: %d denied, %s; decision cache hits %.2f%%, then %.2f%%", control.denied, control.latencies.micros(), control.hits, attack.hits),
 	})
 	return nil
 }

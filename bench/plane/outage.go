@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc/status"
 
+	"github.com/postern-auth/postern/bench/rig"
 	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
 	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
 	"github.com/postern-auth/postern/server/seal"
@@ -46,7 +47,7 @@ type breakdown struct {
 
 // outage takes the store away from four replicas, two of each mode, of which two
 // are killed and started again meanwhile.
-func outage(ctx context.Context, l *lab, s settings, out *report) error {
+func outage(ctx context.Context, l *lab, s settings, out *rig.Report) error {
 	for _, b := range []breakdown{
 		{"stopped", s.down, func(d *database) (func() error, error) { return d.Up, d.Down() }},
 		{"hangs", min(s.down, 15*time.Second), (*database).hang},
@@ -69,7 +70,7 @@ var roles = []struct {
 	{"available, killed and restarted", false, true},
 }
 
-func (b breakdown) run(ctx context.Context, l *lab, out *report) error {
+func (b breakdown) run(ctx context.Context, l *lab, out *rig.Report) error {
 	extras := make([]string, len(roles))
 	for i, r := range roles {
 		if !r.strict {
@@ -133,8 +134,13 @@ func (b breakdown) run(ctx context.Context, l *lab, out *report) error {
 	for i, v := range interviews {
 		v.report(ctx, out, fmt.Sprintf("database %s for %v: %s", b.name, b.down, roles[i].name), down, starts[i])
 	}
-	out.add(row{"outage", fmt.Sprintf("database %s: revocations meanwhile", b.name), fmt.Sprintf("%d acknowledged", acknowledged), "none", promise(acknowledged == 0), refused})
-	out.add(row{part: "outage", what: fmt.Sprintf("database %s: fresh again after it is back", b.name), figure: recovered.String()})
+	out.Add(rig.Row{
+		Part: "outage", What: fmt.Sprintf("database %s: revocations meanwhile", b.name),
+		Figure: fmt.Sprintf("%d acknowledged", acknowledged),
+		Wanted: "none", Verdict: rig.Promise(acknowledged == 0),
+		Remark: refused,
+	})
+	out.Add(rig.Row{Part: "outage", What: fmt.Sprintf("database %s: fresh again after it is back", b.name), Figure: recovered.String()})
 	return f.series(ctx, settings{events: 8}, disturbance{part: "outage", name: fmt.Sprintf("revocations after it %s", b.name)}, out)
 }
 
@@ -368,8 +374,8 @@ func (v *interview) note(p *probe, a answer, down, up time.Time) {
 
 // report judges. What was allowed late is looked at again: it may have been decided
 // in time.
-func (v *interview) report(ctx context.Context, out *report, name string, down time.Time, start time.Duration) {
-	line := row{part: "outage", what: name}
+func (v *interview) report(ctx context.Context, out *rig.Report, name string, down time.Time, start time.Duration) {
+	line := rig.Row{Part: "outage", What: name}
 	var remarks []string
 	if start > 0 {
 		remarks = append(remarks, fmt.Sprintf("start to first answer %v", start.Round(time.Millisecond)))
@@ -395,15 +401,15 @@ func (v *interview) report(ctx context.Context, out *report, name string, down t
 		if !v.lastAllow.IsZero() {
 			last = fmt.Sprintf("%.0f ms", float64(v.lastAllow.Sub(down))/1e6)
 		}
-		line.figure = fmt.Sprintf("%d answers, %d denied for it, %d otherwise changed; last allow %s", v.asked, v.blind, v.changed, last)
-		line.wanted, line.verdict = "no allow after 1 s", promise(holds && v.blind > v.early && len(v.late) == settled)
+		line.Figure = fmt.Sprintf("%d answers, %d denied for it, %d otherwise changed; last allow %s", v.asked, v.blind, v.changed, last)
+		line.Wanted, line.Verdict = "no allow after 1 s", rig.Promise(holds && v.blind > v.early && len(v.late) == settled)
 		if v.early > 0 {
 			remarks = append(remarks, fmt.Sprintf("%d denied before it was away", v.early))
 		}
 	} else {
-		line.figure = fmt.Sprintf("%d answers, %d changed", v.asked, v.changed)
-		line.wanted, line.verdict = "unchanged", promise(holds)
+		line.Figure = fmt.Sprintf("%d answers, %d changed", v.asked, v.changed)
+		line.Wanted, line.Verdict = "unchanged", rig.Promise(holds)
 	}
-	line.remark = strings.Join(remarks, "; ")
-	out.add(line)
+	line.Remark = strings.Join(remarks, "; ")
+	out.Add(line)
 }

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/postern-auth/postern/bench/rig"
 	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
 )
 
@@ -120,7 +121,7 @@ type disturbance struct {
 }
 
 // revocation measures under each disturbance in turn.
-func revocation(ctx context.Context, l *lab, s settings, out *report) error {
+func revocation(ctx context.Context, l *lab, s settings, out *rig.Report) error {
 	f, err := newFleet(ctx, l, make([]string, s.replicas))
 	if err != nil {
 		return err
@@ -158,7 +159,7 @@ func revocation(ctx context.Context, l *lab, s settings, out *report) error {
 	figure := fmt.Sprintf("%d asked, %d denied wrongly, %d denied for not hearing of the store, %d without answer",
 		f.load.asked.Load(), f.load.wrong.Load(), f.load.blind.Load(), f.load.failed.Load())
 	example, _ := f.load.example.Load().(string)
-	out.add(row{"revocation", "keys that stay good, all the while", figure, "none denied wrongly", promise(f.load.wrong.Load() == 0), example})
+	out.Add(rig.Row{Part: "revocation", What: "keys that stay good, all the while", Figure: figure, Wanted: "none denied wrongly", Verdict: rig.Promise(f.load.wrong.Load() == 0), Remark: example})
 	return nil
 }
 
@@ -200,7 +201,7 @@ func (f *fleet) disturbances() []disturbance {
 const between = 120 * time.Millisecond
 
 // series revokes keys one after the other, while all replicas are asked about them.
-func (f *fleet) series(ctx context.Context, s settings, d disturbance, out *report) error {
+func (f *fleet) series(ctx context.Context, s settings, d disturbance, out *rig.Report) error {
 	events, err := f.people.many(ctx, s.events)
 	if err != nil {
 		return err
@@ -290,7 +291,7 @@ func (t *tally) holds() bool {
 
 const goalP99 = 150 * time.Millisecond
 
-func (t *tally) report(out *report, d disturbance) {
+func (t *tally) report(out *rig.Report, d disturbance) {
 	var remarks []string
 	for _, c := range []struct {
 		n    int
@@ -308,17 +309,17 @@ func (t *tally) report(out *report, d disturbance) {
 		remarks = append(remarks, "unexpected: "+strings.Join(t.unexpected[:min(3, len(t.unexpected))], ", "))
 	}
 	remarks = append(remarks, t.examples[:min(3, len(t.examples))]...)
-	out.add(row{d.part, d.name, "last allow " + t.lastAllow.String(), "never over 1 s", promise(t.holds()), strings.Join(remarks, "; ")})
-	deny := row{part: d.part, what: d.name, figure: "first deny " + t.firstDeny.String()}
+	out.Add(rig.Row{Part: d.part, What: d.name, Figure: "last allow " + t.lastAllow.String(), Wanted: "never over 1 s", Verdict: rig.Promise(t.holds()), Remark: strings.Join(remarks, "; ")})
+	deny := rig.Row{Part: d.part, What: d.name, Figure: "first deny " + t.firstDeny.String()}
 	if d.ideal {
-		deny.wanted, deny.verdict = "p99 150 ms", goal(t.firstDeny.sorted().at(.99) <= goalP99 && t.lastAllow.sorted().at(.99) <= goalP99)
+		deny.Wanted, deny.Verdict = "p99 150 ms", rig.Goal(t.firstDeny.sorted().at(.99) <= goalP99 && t.lastAllow.sorted().at(.99) <= goalP99)
 	}
-	out.add(deny)
+	out.Add(deny)
 }
 
 // stops revokes keys while a replica is stopped, and looks at what that one says
 // when it wakes and many questions wait for it.
-func (f *fleet) stops(ctx context.Context, s settings, out *report) error {
+func (f *fleet) stops(ctx context.Context, s settings, out *rig.Report) error {
 	for _, c := range []struct {
 		name  string
 		times int

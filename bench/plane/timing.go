@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/postern-auth/postern/bench/rig"
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/authn/apikey"
@@ -49,7 +50,7 @@ type accounts struct{ active, disabled, strangers []string }
 // timing measures in process how long each sort of answer takes, one sample of each
 // in turn, in an order drawn anew each time. It is a statistic, not a judgement: a
 // machine with other work on it shows what it likes.
-func timing(ctx context.Context, l *lab, s settings, out *report) error {
+func timing(ctx context.Context, l *lab, s settings, out *rig.Report) error {
 	st := memory.New(time.Now)
 	defer st.Close()
 	known, err := newAccounts(ctx, l, st, 10_000)
@@ -77,10 +78,10 @@ func timing(ctx context.Context, l *lab, s settings, out *report) error {
 		}
 		reference := took[x.against]
 		all, cut := compare(reference, took[i])
-		out.add(row{
-			part: "timing", what: x.name + ", against " + sorts[x.against].name,
-			figure: fmt.Sprintf("mean %+.1f ns, Welch t %+.1f; without the slowest 1%%: mean %+.1f ns, t %+.1f", all.difference, all.t, cut.difference, cut.t),
-			remark: fmt.Sprintf("medians %d and %d ns, n %d", took[i].at(.5), reference.at(.5), s.samples),
+		out.Add(rig.Row{
+			Part: "timing", What: x.name + ", against " + sorts[x.against].name,
+			Figure: fmt.Sprintf("mean %+.1f ns, Welch t %+.1f; without the slowest 1%%: mean %+.1f ns, t %+.1f", all.difference, all.t, cut.difference, cut.t),
+			Remark: fmt.Sprintf("medians %d and %d ns, n %d", took[i].at(.5), reference.at(.5), s.samples),
 		})
 	}
 	return nil

@@ -150,7 +150,10 @@ func Memory(pid int, which string) (float64, error) {
 }
 
 // Mallocs is the number of heap objects that the process has allocated.
-func (p *Process) Mallocs() (float64, error) {
+func (p *Process) Mallocs() (float64, error) { return p.Metric("go_memstats_mallocs_total") }
+
+// Metric is one of its metrics, labels and all.
+func (p *Process) Metric(name string) (float64, error) {
 	res, err := http.Get("http://" + p.Admin + "/metrics")
 	if err != nil {
 		return 0, err
@@ -161,11 +164,11 @@ func (p *Process) Mallocs() (float64, error) {
 		return 0, err
 	}
 	for line := range strings.Lines(string(body)) {
-		if n, ok := strings.CutPrefix(line, "go_memstats_mallocs_total "); ok {
+		if n, ok := strings.CutPrefix(line, name+" "); ok {
 			return strconv.ParseFloat(strings.TrimSpace(n), 64)
 		}
 	}
-	return 0, errors.New("the server does not tell its allocations")
+	return 0, errors.New("the server does not tell " + name)
 }
 
 // FreeAddr is an address on loopback where nobody listens.

@@ -255,6 +255,9 @@ func fillArgument(m protoreflect.Message, path, text string, tenantSaid bool) er
 	}
 	holder, _ := find(m, path, true)
 	tenant := holder.Descriptor().Fields().ByName("tenant")
+	if tenant == nil {
+		tenant = holder.Descriptor().Fields().ByName("tenant_id")
+	}
 	if before, after, ok := strings.Cut(text, "/"); ok && tenant != nil && !tenantSaid {
 		holder.Set(tenant, protoreflect.ValueOfString(before))
 		text = after
@@ -422,8 +425,14 @@ func (r *invocation) preview(ctx context.Context, req proto.Message) (int, error
 		return 0, err
 	}
 	m := res.ProtoReflect()
-	if fd := fieldOf(m, "records"); fd != nil {
-		return int(m.Get(fd).Int()), nil
+	n := 0
+	for _, count := range []protoreflect.Name{"records", "agents", "principals", "credentials", "sessions", "approvals"} {
+		if fd := fieldOf(m, string(count)); fd != nil && fd.Kind() == protoreflect.Int32Kind {
+			n += int(m.Get(fd).Int())
+		}
+	}
+	if n > 0 {
+		return n, nil
 	}
 	if fd := fieldOf(m, "ids"); fd != nil {
 		return m.Get(fd).List().Len(), nil

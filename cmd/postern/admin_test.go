@@ -24,7 +24,8 @@ import (
 // TestAdminScripts runs the commands of the credential plane against a real admin
 // listener over a store in memory. $ADMIN is its address; a caller is who its token
 // names: "root" a platform-admin, "acme-admin" a tenant-admin of acme, and
-// "acme-issuer" a service there that may issue and has the scope orders:read.
+// "acme-issuer" a service there that may issue and has the scope orders:read, "acme-hana"
+// a user there who may approve, "acme-bot" an agent.
 //
 // It runs before the parallel tests: its scripts start many processes, and those of
 // TestScripts have a deadline.
@@ -47,6 +48,8 @@ func TestAdminScripts(t *testing.T) {
 var callersByToken = map[string]*policy.Principal{
 	"root":        {ID: "root", Kind: policy.KindService, Roles: []string{"platform-admin"}},
 	"acme-admin":  {ID: "boss", Kind: policy.KindService, Tenant: "acme", Roles: []string{"tenant-admin"}},
+	"acme-hana":   {ID: "hana", Kind: policy.KindUser, Tenant: "acme", Roles: []string{"approver"}, Permissions: []string{"postern.consents.grant"}},
+	"acme-bot":    {ID: "bot", Kind: policy.KindAgent, Tenant: "acme"},
 	"acme-issuer": {ID: "ci", Kind: policy.KindService, Tenant: "acme", Roles: []string{"issuer"}, Scopes: []string{"orders:read"}},
 }
 

@@ -123,6 +123,7 @@ type box struct {
 	postern posternv1.CheckServiceClient
 	rpc     string // host:port of the doors
 	admin   string // and of the admin listener
+	gateway string // and of the doors that speak HTTP, if they are open
 	log     journal
 
 	mu      sync.Mutex
@@ -163,6 +164,9 @@ func start(t testing.TB, w world, options ...grpc.DialOption) *box {
 	}
 	b.envoy, b.postern = authv3.NewAuthorizationClient(conn), posternv1.NewCheckServiceClient(conn)
 	b.rpc, b.admin = at.GRPC.String(), at.Admin.String()
+	if at.Gateway != nil {
+		b.gateway = at.Gateway.String()
+	}
 	t.Cleanup(func() {
 		metrics := b.scrape(t)
 		_ = conn.Close()
@@ -260,6 +264,7 @@ func metric(t testing.TB, text, name string) int {
 type request struct {
 	method, scheme, host, path, source string
 	headers                            policy.Headers
+	body                               string
 }
 
 // get asks for a path of api.test over https. Headers are names and values in
@@ -273,6 +278,9 @@ func get(path string, headers ...string) request {
 }
 
 func (q request) with(method string) request { q.method = method; return q }
+
+// posting is the request with a body.
+func (q request) posting(body string) request { q.method, q.body = "POST", body; return q }
 
 func bearer(token string) []string { return []string{"authorization", "Bearer " + token} }
 
@@ -346,6 +354,7 @@ func (q request) forEnvoy() *authv3.CheckRequest {
 	if len(h.Headers) < len(fields) {
 		h.Headers, h.HeaderMap = nil, list
 	}
+	h.RawBody = []byte(q.body)
 	return &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		Source:  &authv3.AttributeContext_Peer{Address: socket(q.source)},
 		Request: &authv3.AttributeContext_Request{Http: h},
@@ -354,7 +363,7 @@ func (q request) forEnvoy() *authv3.CheckRequest {
 
 // forPostern is the request in Postern's own words.
 func (q request) forPostern() *posternv1.Target {
-	h := &posternv1.HttpTarget{Method: q.method, Scheme: q.scheme, Host: q.host, Path: q.path, SourceIp: q.source}
+	h := &posternv1.HttpTarget{Method: q.method, Scheme: q.scheme, Host: q.host, Path: q.path, SourceIp: q.source, Body: []byte(q.body)}
 	for _, f := range q.headers {
 		h.Headers = append(h.Headers, &posternv1.HeaderField{Name: f.Name, Value: f.Value})
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -27,6 +28,8 @@ type question struct {
 	config  string
 	headers []string
 	source  string
+	cost    []string
+	body    string
 	output  format
 }
 
@@ -36,8 +39,9 @@ func checkCommand() *cobra.Command {
 		Use:   "check [METHOD] URL",
 		Short: "Ask whether a request would be allowed, and why",
 		Long: `Asks a running server about one request, or with -c decides here and now with
-the configuration in a file. Prints the decision; the exit status is 0 for allow,
-1 for deny, and 2 if there is no answer.
+the configuration in a file, where nothing is charged to budgets and rates. Prints
+the decision; the exit status is 0 for allow, 1 for deny, and 2 if there is no
+answer.
 
 A header value @FILE is read from that file, and @- from standard input, so that
 a credential shows up in no process list or shell history; in authorization, it
@@ -48,6 +52,8 @@ server's business.`,
 		Example: `  postern check https://api.example.com/orders/7 -H 'x-api-key: @key.txt'
   postern check POST https://api.example.com/orders -H 'authorization: Bearer @token.txt'
   postern check -c postern.yaml https://api.example.com/orders/7 -H 'x-api-key: @-' < key.txt
+  postern check POST https://api.example.com/v1/chat/completions -H 'x-api-key: @key.txt' --body prompt.json
+  postern check --cost tokens=500 POST https://llm.example.com/v1/chat/completions -H 'x-api-key: @key.txt'
   postern check -o json https://api.example.com/healthz`,
 		Args: arguments(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -69,7 +75,10 @@ server's business.`,
 	f := cmd.Flags()
 	configFlag(cmd, &q.config, "", "decide here with this configuration instead of asking a server")
 	f.StringArrayVarP(&q.headers, "header", "H", nil, "header field of the request, as 'name: value'; repeatable")
+	f.StringVar(&q.body, "body", "", "file with the body of the request; - is standard input")
 	f.StringVar(&q.source, "source", "127.0.0.1", "address of the client")
+	f.StringArrayVar(&q.cost, "cost", nil, "what the request costs, as tokens=500: tokens, requests or micros; repeatable")
+	completions(cmd, "cost", "tokens=", "requests=", "micros=")
 	outputFlag(cmd, &q.output)
 	exclusive(cmd, "config", "server", "tls", "ca", "cert", "key", "caller-token-file")
 	return cmd
@@ -106,7 +115,41 @@ func (q *question) request(stdin io.Reader, args []string) (*posternv1.CheckRequ
 		}
 		target.Headers = append(target.Headers, &posternv1.HeaderField{Name: name, Value: value})
 	}
-	return &posternv1.CheckRequest{Target: &posternv1.Target{Kind: &posternv1.Target_Http{Http: target}}}, nil
+	if target.Body, err = q.readBody(stdin); err != nil {
+		return nil, err
+	}
+	cost, err := amounts("--cost", q.cost)
+	if err != nil {
+		return nil, err
+	}
+	return &posternv1.CheckRequest{Target: &posternv1.Target{Kind: &posternv1.Target_Http{Http: target}}, Cost: cost}, nil
+}
+
+// maxBodyFile is more than request.limits.max_body_bytes is anywhere: the server says so.
+const maxBodyFile = 3 << 20
+
+// readBody reads the file of --body; nil without it.
+func (q *question) readBody(stdin io.Reader) ([]byte, error) {
+	if q.body == "" {
+		return nil, nil
+	}
+	source := stdin
+	if q.body != "-" {
+		f, err := os.Open(q.body)
+		if err != nil {
+			return nil, fmt.Errorf("--body: %w", err)
+		}
+		defer func() { _ = f.Close() }()
+		source = f
+	}
+	text, err := io.ReadAll(io.LimitReader(source, maxBodyFile+1))
+	if err == nil && len(text) > maxBodyFile {
+		err = fmt.Errorf("longer than %d MiB, which no message holds", maxBodyFile>>20)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--body: %w", err)
+	}
+	return text, nil
 }
 
 // errURL does not repeat the URL, in which there may be a password.
@@ -230,7 +273,11 @@ func decisionRows(res *posternv1.CheckResponse) []row {
 			row{"issuer", p.GetIssuer()},
 		)
 	}
-	return append(rows, row{"policy", d.GetPolicyRevision()}, row{"decision id", d.GetDecisionId()})
+	if delay := d.GetRetryDelay(); delay != nil {
+		rows = append(rows, row{"try again in", formatDuration(delay.AsDuration().Round(time.Millisecond))})
+	}
+	rows = append(rows, limitRows(d.GetBudgets())...)
+	return append(rows, row{"reservation", d.GetReservation()}, row{"policy", d.GetPolicyRevision()}, row{"decision id", d.GetDecisionId()})
 }
 
 // word is a value of an enumeration as people write it.

@@ -525,6 +525,8 @@ credentials:
   - {from: header:authorization/bearer, use: [api_key, jwt, oauth]}
 introspection: [{issuer: "https://as.example.com", url: "https://as.example.com/introspect", bearer_token: "${file:pepper}", audiences: [orders]}]
 decisions: {events: {file: {path: decisions.jsonl}}}
+rates: [{name: calls, limit: 100}]
+audit: {journal: {path: journal.jsonl}}
 `
 
 // bundlesConfig is a policy in a bundle that nothing serves.

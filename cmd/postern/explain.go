@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -19,7 +20,11 @@ func explainCommand() *cobra.Command {
 		Short: "Show the phases that a recent decision went through",
 		Long: `Shows how a recent decision came about, phase by phase. The id stands in the
 answer, in the decision log, and in the header x-auth-decision. Each replica
-remembers its own decisions (decisions.keep); ask the one that decided.`,
+remembers its own decisions (decisions.keep); ask the one that decided.
+
+Where the policy denied, it also shows the rule, what the policy could read of the
+request and what stood there, and the expressions in it that had no answer, the one
+that decided first. Bodies, queries, and what is named like a secret are not shown.`,
 		Example: `  postern explain 7d1k2m9qxw4e0000001
   postern explain 7d1k2m9qxw4e0000001 -o json --admin 10.0.0.7:9192`,
 		Args: arguments(1, 1),
@@ -29,11 +34,7 @@ remembers its own decisions (decisions.keep); ask the one that decided.`,
 				return err
 			}
 			defer conn.Close()
-			identify := c.context
-			if c.tokenFile != "" {
-				identify = c.connection.context
-			}
-			ctx, cancel, err := identify(cmd.Context())
+			ctx, cancel, err := c.asCaller(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -45,11 +46,25 @@ remembers its own decisions (decisions.keep); ask the one that decided.`,
 			return render(cmd.OutOrStdout(), output, res, func() []row { return explainRows(res) })
 		},
 	}
-	c.flagsAs(cmd, "admin")
-	cmd.Flags().StringVar(&c.tokenFile, "caller-token-file", "", "file with the token of a caller, if the server's list asks for one")
-	exclusive(cmd, "token-file", "caller-token-file")
+	c.callerFlags(cmd)
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+// callerFlags are those of commands that read decisions: as somebody of the store, or as
+// a caller in the server's list.
+func (r *remote) callerFlags(cmd *cobra.Command) {
+	r.flagsAs(cmd, "admin")
+	cmd.Flags().StringVar(&r.tokenFile, "caller-token-file", "", "file with the token of a caller, if the server's list asks for one")
+	exclusive(cmd, "token-file", "caller-token-file")
+}
+
+// asCaller is the context of a call of either of them.
+func (r *remote) asCaller(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	if r.tokenFile != "" {
+		return r.connection.context(ctx)
+	}
+	return r.context(ctx)
 }
 
 func explainRows(res *adminv1.GetDecisionResponse) []row {
@@ -68,6 +83,30 @@ func explainRows(res *adminv1.GetDecisionResponse) []row {
 			text += ": " + s.GetMessage()
 		}
 		rows = append(rows, row{fmt.Sprintf("%d %s", i+1, s.GetPhase()), text})
+	}
+	return append(rows, groundsRows(r.GetGrounds())...)
+}
+
+// groundsRows say what a policy read before it denied, and what failed in it.
+func groundsRows(g *adminv1.PolicyGrounds) (rows []row) {
+	for _, r := range g.GetReads() {
+		text := r.GetPath() + " = " + r.GetValue()
+		switch {
+		case r.GetAbsent():
+			text = r.GetPath() + " is not there"
+		case r.GetMasked():
+			text = r.GetPath() + " is there, and is not shown"
+		}
+		rows = append(rows, row{"read", text})
+	}
+	if n := g.GetMoreReads(); n > 0 {
+		rows = append(rows, row{"read", fmt.Sprintf("… and %d more", n)})
+	}
+	for _, f := range g.GetFailed() {
+		rows = append(rows, row{"failed", fmt.Sprintf("%s:%d: %s   (%s)", f.GetFile(), f.GetLine(), f.GetExpression(), f.GetRule())})
+	}
+	if n := g.GetMoreFailed(); n > 0 {
+		rows = append(rows, row{"failed", fmt.Sprintf("… and %d more", n)})
 	}
 	return rows
 }

@@ -106,7 +106,7 @@ func (v *value) Type() string {
 		return "window"
 	case kind == protoreflect.BoolKind:
 		return "bool"
-	case kind == protoreflect.Int32Kind:
+	case kind == protoreflect.Int32Kind, kind == protoreflect.Int64Kind:
 		return "number"
 	case kind == protoreflect.EnumKind:
 		return v.flag
@@ -200,6 +200,12 @@ func scalar(fd protoreflect.FieldDescriptor, text string, now time.Time, past bo
 			return none, errors.New("write a number")
 		}
 		return protoreflect.ValueOfInt32(int32(n)), nil
+	case fd.Kind() == protoreflect.Int64Kind:
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return none, errors.New("write a number")
+		}
+		return protoreflect.ValueOfInt64(n), nil
 	case fd.Kind() == protoreflect.EnumKind:
 		return choice(fd.Enum(), text)
 	case isMessage(fd, "google.protobuf.Duration"):

@@ -179,7 +179,7 @@ func (p *printer) printList(cmd *cobra.Command, res proto.Message, records proto
 var labels = map[string]string{
 	"display_name": "name", "principal_id": "principal", "owner_id": "owner", "parent_id": "parent",
 	"successor_id": "successor", "credential_id": "credential", "expire_time": "expires", "create_time": "created",
-	"update_time": "updated", "last_use_time": "last used", "auth_time": "logged in", "number": "change",
+	"update_time": "updated", "last_use_time": "last used", "auth_time": "logged in", "number": "change", "end_time": "ends", "begin_time": "begins",
 	"grace_end_time": "grace ends", "living_successor_id": "still good", "commit_time": "committed", "effective_time": "known everywhere by", "change_number": "change",
 }
 
@@ -226,7 +226,7 @@ func redacted(fd protoreflect.FieldDescriptor) bool {
 func secretOf(m protoreflect.Message) (secret string) {
 	for fd, v := range m.Range {
 		switch {
-		case redacted(fd) && fd.Name() == "secret":
+		case redacted(fd) && (fd.Name() == "secret" || fd.Name() == "access_token"):
 			return v.String()
 		case isRecord(fd):
 			if secret = secretOf(v.Message()); secret != "" {

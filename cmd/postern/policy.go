@@ -35,6 +35,7 @@ func policyCommand() *cobra.Command {
 		policySignCommand(),
 		policyDiffCommand(),
 		policyStatusCommand(),
+		policyShadowCommand(),
 	)
 }
 

@@ -30,10 +30,12 @@ type inForce struct {
 	// Condition is what the server says of its policy.
 	Condition string `json:"condition,omitempty" yaml:"condition,omitempty"`
 	// ReloadFailed says that a newer policy was refused.
-	ReloadFailed bool    `json:"reload_failed" yaml:"reload_failed"`
-	Hits         float64 `json:"cache_hits" yaml:"cache_hits"`
-	Misses       float64 `json:"cache_misses" yaml:"cache_misses"`
-	Entries      float64 `json:"cache_entries" yaml:"cache_entries"`
+	ReloadFailed bool `json:"reload_failed" yaml:"reload_failed"`
+	// Shadow is what the server says of its shadow policy; empty if it has none.
+	Shadow  string  `json:"shadow,omitempty" yaml:"shadow,omitempty"`
+	Hits    float64 `json:"cache_hits" yaml:"cache_hits"`
+	Misses  float64 `json:"cache_misses" yaml:"cache_misses"`
+	Entries float64 `json:"cache_entries" yaml:"cache_entries"`
 	// Metrics are all that the server counts about policies and bundles, by name.
 	Metrics map[string]float64 `json:"metrics" yaml:"metrics"`
 
@@ -102,6 +104,9 @@ func (c *connection) policyStatus(ctx context.Context) (*inForce, error) {
 	for _, condition := range ready.Conditions {
 		if condition.Name == "policy" {
 			out.Condition, out.policyReady = condition.Detail, condition.Ready
+		}
+		if condition.Name == "shadow policy" {
+			out.Shadow = condition.Detail
 		}
 	}
 	if text, err = c.get(ctx, client, base+"/metrics", http.StatusOK); err != nil {
@@ -254,6 +259,7 @@ func (s *inForce) print(w io.Writer, output format) error {
 	if s.ReloadFailed {
 		rows = append(rows, row{"newer policy", "refused; what was in force stays"})
 	}
+	rows = append(rows, row{"shadow", s.Shadow})
 	if all := s.Hits + s.Misses; all > 0 {
 		rows = append(rows, row{"cache", fmt.Sprintf("%.1f%% of %.0f decisions remembered, %.0f kept", 100*s.Hits/all, all, s.Entries)})
 	}

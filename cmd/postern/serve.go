@@ -45,13 +45,14 @@ demo key in a temporary directory, and prints calls to try.`,
 	cmd.Flags().BoolVar(&dev, "dev", false, "try it: loopback, sample policy, demo key, nothing kept")
 	cmd.Flags().StringVar(&addresses.grpc, "grpc", "", "listen here instead of at the configuration's listen.grpc; port 0 takes a free one")
 	cmd.Flags().StringVar(&addresses.http, "http", "", "listen here instead of at the configuration's listen.http, unless that is off; off turns it off")
+	cmd.Flags().StringVar(&addresses.gateway, "gateway", "", "listen here instead of at the configuration's listen.gateway; off turns it off")
 	cmd.Flags().StringVar(&addresses.admin, "admin", "", "listen here instead of at the configuration's listen.admin; off turns it off")
 	exclusive(cmd, "dev", "config")
 	return cmd
 }
 
 // listenFlags replace addresses of the configuration.
-type listenFlags struct{ grpc, admin, http string }
+type listenFlags struct{ grpc, admin, http, gateway string }
 
 // load reads the configuration as the flags change it.
 func (f listenFlags) load(path string) (*server.Config, error) {
@@ -59,7 +60,7 @@ func (f listenFlags) load(path string) (*server.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cfg, cfg.Relocate(f.grpc, f.admin, f.http)
+	return cfg, cfg.Relocate(f.grpc, f.admin, f.http, f.gateway)
 }
 
 // serve runs a server with a configuration file until ctx ends.
@@ -80,6 +81,9 @@ func serve(ctx context.Context, path string, addresses listenFlags, stderr io.Wr
 			}
 			if a.HTTP != nil {
 				attrs = append(attrs, "http", a.HTTP.String())
+			}
+			if a.Gateway != nil {
+				attrs = append(attrs, "gateway", a.Gateway.String())
 			}
 			log.Info("ready", attrs...)
 			if onReady != nil {

@@ -16,7 +16,7 @@ import (
 
 func tokenCommand() *cobra.Command {
 	cmd := group("token", "Manage opaque tokens that were made elsewhere, and find keys in files",
-		tokenInspectCommand(), tokenRegexpCommand())
+		tokenInspectCommand(), tokenRegexpCommand(), tokenExchangeCommand(), tokenRevokeAgentCommand())
 	cmd.AddCommand(tokens.commands()...)
 	return cmd
 }

@@ -26,8 +26,8 @@
 #                installation's principals the records of no tenant), "below" (the same,
 #                but for the installation's principals all), or "own" (the caller's own)
 #     holders    which principals can have it: "installation" (of no tenant), "tenants"
-#                (of a tenant), "users" (every user has it, without its being listed),
-#                or "anybody"
+#                (of a tenant), "users" and "everybody" (every user of Postern's, or every
+#                principal, has it without its being listed), or "anybody"
 #     unlimited  it may grant what it does not have
 #     wildcard   it may grant wildcards
 #     standing   the actions that remain to a caller that shows a key or a token which
@@ -40,6 +40,9 @@
 #
 #   A role of a tenant is worth nothing outside of it: who can name its own roles
 #   there does not become an administrator of the installation.
+#
+#   agents.bind says that an agent is a workload or the holder of a certificate. Their
+#   names are no secret, so only the installation says it, unless a table lets a tenant.
 #
 #   Besides, the permission "postern." + action allows the action on what is the
 #   caller's own tenant's. postern.credentials.wildcard allows to grant wildcards.
@@ -111,6 +114,10 @@ standard := {
 	"tenant-admin": {
 		"actions": [
 			"credentials.*", "principals.*", "users.*", "sessions.*", "denials.*", "audit.*", "decisions.*",
+			"budgets.get", "budgets.list",
+			"agents.create", "agents.get", "agents.list", "agents.update", "agents.disable", "agents.enable",
+			"agents.decommission",
+			"approvals.*", "consents.*", "tokens.*",
 			"tenants.get", "tenants.list", "tenants.update",
 		],
 		"reach": "tenant",
@@ -120,7 +127,7 @@ standard := {
 	"issuer": {
 		"actions": [
 			"credentials.issue", "credentials.rotate", "credentials.renew", "credentials.revoke", "credentials.disable",
-			"credentials.get", "credentials.list",
+			"credentials.get", "credentials.list", "tokens.issue", "tokens.revoke",
 		],
 		"reach": "tenant",
 		"holders": "anybody",
@@ -129,15 +136,32 @@ standard := {
 		"actions": [
 			"credentials.get", "credentials.list", "credentials.usage", "principals.get", "principals.list",
 			"sessions.get", "sessions.list", "tenants.get", "tenants.list", "denials.list", "audit.list",
-			"decisions.get", "decisions.list",
+			"decisions.get", "decisions.list", "agents.get", "agents.list", "budgets.get", "budgets.list",
+			"approvals.get", "approvals.list", "consents.get", "consents.list",
 		],
 		"reach": "below",
 		"holders": "anybody",
+	},
+	"approver": {
+		"actions": ["approvals.approve", "approvals.deny", "approvals.get", "approvals.list"],
+		"reach": "tenant",
+		"holders": "anybody",
+	},
+	"bearer": {
+		"actions": ["tokens.issue", "tokens.exchange"],
+		"reach": "own",
+		"holders": "everybody",
+	},
+	"requester": {
+		"actions": ["approvals.request", "approvals.get", "approvals.withdraw"],
+		"reach": "own",
+		"holders": "everybody",
 	},
 	"self": {
 		"actions": [
 			"credentials.get", "credentials.list", "credentials.usage", "credentials.issue", "credentials.rotate",
 			"credentials.revoke", "sessions.get", "sessions.list", "sessions.rotate", "sessions.delete",
+			"approvals.list", "consents.get", "consents.grant", "consents.list", "consents.withdraw",
 			"principals.get", "users.set_password",
 		],
 		"reach": "own",
@@ -145,6 +169,7 @@ standard := {
 		"standing": [
 			"credentials.get", "credentials.list", "credentials.usage", "credentials.revoke",
 			"sessions.get", "sessions.list", "sessions.delete", "principals.get",
+			"approvals.list", "consents.get", "consents.list", "consents.withdraw",
 		],
 	},
 }
@@ -176,7 +201,7 @@ deciding contains name if {
 	reaches(role.reach)
 }
 
-# A token that lists scopes stands for its user in these alone.
+# A token that lists scopes stands for its user, or its agent, in these alone.
 has_role(name, role) if {
 	held[name]
 	fits(role.holders)
@@ -190,6 +215,14 @@ has_role(_, role) if {
 	of_postern
 	not narrowed_beyond
 	about_all_of_its_user
+}
+
+has_role(_, role) if {
+	role.holders == "everybody"
+	caller.id != ""
+	of_postern
+	not narrowed_beyond
+	delegated
 }
 
 # A token of a few scopes looks after itself, and after nothing else of its user's.
@@ -267,11 +300,29 @@ personal if owner.type == "pat"
 # Another issuer's alice is not the alice of Postern.
 of_postern if caller.issuer == "postern"
 
-delegated if caller.method != "pat"
+delegated if not caller.method in {"pat", "agent"}
 
-delegated if count(caller.scopes) == 0
+delegated if {
+	caller.method == "pat"
+	count(caller.scopes) == 0
+}
 
 delegated if "postern.admin" in caller.scopes
+
+# An agent that has shown to hold its key calls for itself. A token of its does not.
+delegated if {
+	caller.method == "agent"
+	"pop" in caller.amr
+}
+
+# An agent asks for approval by the token by which it would act.
+delegated if {
+	caller.method == "agent"
+	target.action in {"approvals.request", "approvals.get", "approvals.withdraw"}
+}
+
+# What a token is exchanged for can do less than it.
+delegated if target.action == "tokens.exchange"
 
 holds(name) if {
 	name in caller.permissions

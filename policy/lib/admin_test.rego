@@ -52,7 +52,7 @@ test_platform_admin_is_of_the_installation if {
 
 test_tenant_admin_stays_in_its_tenant if {
 	caller := anybody(["tenant-admin"], "acme")
-	every action in ["credentials.issue", "principals.delete", "users.set_password", "sessions.vouch", "tenants.update"] {
+	every action in ["credentials.issue", "principals.delete", "users.set_password", "sessions.vouch", "tenants.update", "budgets.list"] {
 		answer := admin.decision with input as asks(caller, action, {})
 		answer.dynamic_metadata.grants == {"unlimited": true, "wildcard": false}
 		not admin.allow with input as asks(caller, action, {"tenant": "other"})
@@ -76,7 +76,7 @@ test_issuer_grants_no_more_than_it_has if {
 
 test_auditor_only_reads if {
 	every tenant in ["acme", ""] {
-		every action in ["credentials.list", "audit.list", "decisions.get", "sessions.get"] {
+		every action in ["credentials.list", "audit.list", "decisions.get", "sessions.get", "budgets.get", "budgets.list"] {
 			admin.allow with input as asks(anybody(["auditor"], tenant), action, {})
 		}
 		every action in ["credentials.issue", "credentials.revoke", "denials.add", "sessions.delete", "users.set_password"] {
@@ -215,4 +215,91 @@ test_nothing_left if {
 	every action in ["credentials.list", "credentials.revoke", "sessions.delete", "principals.get", "credentials.rotate"] {
 		not admin.allow with input as asks(object.union(left, {"credential_id": "k2"}), action, {"principal": "ann", "type": "pat"})
 	}
+}
+
+agent_actions := [
+	"agents.create", "agents.get", "agents.list", "agents.update", "agents.disable", "agents.enable",
+	"agents.decommission",
+]
+
+# A-06, A-11: a tenant looks after its own agents, and who may only look does only that.
+test_agents_are_their_tenants if {
+	boss := anybody(["tenant-admin"], "acme")
+	every action in agent_actions {
+		answer := admin.decision with input as asks(boss, action, {})
+		answer.dynamic_metadata.grants == {"unlimited": true, "wildcard": false}
+		not admin.allow with input as asks(boss, action, {"tenant": "other"})
+		not admin.allow with input as asks(boss, action, {"tenant": ""})
+		not admin.allow with input as asks(boss, action, {"tenant": "*"})
+		not admin.allow with input as asks(anybody(["issuer"], "acme"), action, {})
+		not admin.allow with input as asks(user("ann", "session"), action, {"principal": "ann"})
+		looks := action in ["agents.get", "agents.list"]
+		looks == may_look(action)
+	}
+}
+
+may_look(action) if admin.allow with input as asks(anybody(["auditor"], "acme"), action, {})
+
+may_look(action) := false if not admin.allow with input as asks(anybody(["auditor"], "acme"), action, {})
+
+# A-06: an agent manages no agents, its own children and itself included, unless somebody
+# gave it the permission; then in its tenant only, and what it has itself.
+test_agents_manage_no_agents if {
+	bot := {"id": "bot", "kind": "agent", "tenant": "acme"}
+	every action in agent_actions {
+		not admin.allow with input as asks(bot, action, {"principal": "bot"})
+	}
+	parent := object.union(bot, {"permissions": ["postern.agents.create"]})
+	answer := admin.decision with input as asks(parent, "agents.create", {"principal": "child"})
+	answer.dynamic_metadata.grants == {"unlimited": false, "wildcard": false}
+	not admin.allow with input as asks(parent, "agents.create", {"tenant": "other"})
+	not admin.allow with input as asks(parent, "agents.decommission", {"principal": "child"})
+	not admin.allow with input as asks(parent, "agents.bind", {"principal": "child"})
+}
+
+# A-06: that an agent is a workload, which anybody can name, only the installation says, or
+# whom it lets.
+test_only_the_installation_binds_agents if {
+	admin.allow with input as asks(anybody(["platform-admin"], ""), "agents.bind", {})
+	not admin.allow with input as asks(anybody(["tenant-admin"], "acme"), "agents.bind", {})
+	not admin.allow with input as asks(anybody(["platform-admin"], "acme"), "agents.bind", {})
+	tables := {"binder": {"actions": ["agents.bind"], "reach": "tenant", "holders": "tenants"}}
+	admin.allow with input as asks(anybody(["binder"], "acme"), "agents.bind", {}) with data.admin.roles as tables
+	not admin.allow with input as asks(anybody(["binder"], "acme"), "agents.bind", {"tenant": "other"}) with data.admin.roles as tables
+}
+
+# A-14: who asks for an approval asks for its own, and who approves has a role for it.
+test_everybody_asks_for_their_own_approval if {
+	bot := {"id": "bot", "kind": "agent", "tenant": "acme", "issuer": "postern", "method": "api_key"}
+	every action in ["approvals.request", "approvals.get", "approvals.withdraw"] {
+		admin.allow with input as asks(bot, action, {"principal": "bot"})
+		not admin.allow with input as asks(bot, action, {"principal": "other"})
+		not admin.allow with input as asks(bot, action, {"principal": ""})
+		not admin.allow with input as asks(bot, action, {"tenant": "other", "principal": "bot"})
+		not admin.allow with input as asks(object.union(bot, {"issuer": "https://idp.test"}), action, {"principal": "bot"})
+	}
+	not admin.allow with input as asks(bot, "approvals.approve", {"principal": "bot"})
+	not admin.allow with input as asks(bot, "approvals.list", {"principal": "bot"})
+}
+
+# A-14
+test_approvers_stay_in_their_tenant if {
+	every action in ["approvals.approve", "approvals.deny", "approvals.get", "approvals.list"] {
+		admin.allow with input as asks(anybody(["approver"], "acme"), action, {"principal": "bot"})
+		not admin.allow with input as asks(anybody(["approver"], "acme"), action, {"tenant": "other"})
+		not admin.allow with input as asks(anybody(["issuer"], "acme"), action, {})
+	}
+	not admin.allow with input as asks(anybody(["approver"], "acme"), "approvals.request", {"principal": "bot"})
+	not admin.allow with input as asks(anybody(["auditor"], "acme"), "approvals.approve", {"principal": "bot"})
+}
+
+# A-13: users look after their own consents; a token that they keep can only end them.
+test_users_consent_for_themselves if {
+	every action in ["consents.grant", "consents.withdraw", "consents.get", "consents.list"] {
+		admin.allow with input as asks(user("ann", "session"), action, {"principal": "ann"})
+		not admin.allow with input as asks(user("ann", "session"), action, {"principal": "bob"})
+		not admin.allow with input as asks(user("ann", "session"), action, {"tenant": "other", "principal": "ann"})
+	}
+	not admin.allow with input as asks(user("ann", "pat"), "consents.grant", {"principal": "ann"})
+	admin.allow with input as asks(user("ann", "pat"), "consents.withdraw", {"principal": "ann"})
 }

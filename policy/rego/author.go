@@ -185,9 +185,17 @@ func everything() *policy.Input {
 			ID: "x", Kind: policy.KindUser, Tenant: "x", Roles: words, Scopes: words, Permissions: words,
 			Narrowed: &policy.Narrowed{Permissions: words, UserRoles: words, UserPermissions: words},
 			Claims:   facts, Metadata: facts, Method: policy.MethodJWT, Assurance: 1, ACR: "x", AMR: words, AuthTime: now,
-			Actors: []policy.Actor{{ID: "x", Kind: policy.KindUser}}, CredentialID: "x", Issuer: "x", IssuedAt: now, ExpiresAt: now,
+			Actors: []policy.Actor{{ID: "x", Kind: policy.KindUser}}, CredentialID: "x", TokenBudget: 1, Issuer: "x", IssuedAt: now, ExpiresAt: now,
 		},
 		Peer:  &policy.Peer{ID: "x", TrustDomain: "x", Fingerprint: "x"},
 		Route: &policy.Route{Name: "x", Tenant: "x", Scopes: words, Permission: "x", Labels: map[string]string{"x": "x"}},
+		Target: &policy.Target{
+			Protocol: "x", Model: "x", Tier: "x", MaxTokens: 1, PromptTokens: 1, Category: "x", Method: "x",
+			Tools:     []policy.ToolCall{{Name: "x", Arguments: facts, Schema: "x"}},
+			Resources: []policy.Resource{{Type: "x", Tenant: "x", ID: "x", From: "x"}},
+		},
+		Agreement: &policy.Agreement{Consent: "x", Scopes: words, Approval: &policy.Approval{
+			ID: "x", Approver: "x", Kind: policy.KindUser, Roles: words, Action: "x", ExpiresAt: now,
+		}},
 	}
 }

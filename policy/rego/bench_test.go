@@ -38,25 +38,6 @@ func rbacInput(n int) *policy.Input {
 	})
 }
 
-// The figures of docs/performance.md for one decision.
-func BenchmarkDecide(b *testing.B) {
-	for _, n := range []int{10, 100, 1000, 10_000} {
-		s := compile(b, tables(b, n), rego.Config{Timeout: time.Second})
-		uncached := compile(b, tables(b, n), rego.Config{Timeout: time.Second, Cache: rego.CacheConfig{Size: -1}})
-		in := rbacInput(n)
-		for name, s := range map[string]*rego.Snapshot{"cached": s, "evaluated": uncached} {
-			b.Run(fmt.Sprintf("rbac/%s/roles=%d", name, n), func(b *testing.B) {
-				b.ReportAllocs()
-				for b.Loop() {
-					if v, _, err := s.Decide(b.Context(), in); err != nil || !v.Allow {
-						b.Fatal(v, err)
-					}
-				}
-			})
-		}
-	}
-}
-
 // A deny that is not cached pays for its explanation.
 func BenchmarkDeny(b *testing.B) {
 	s := compile(b, tables(b, 10), rego.Config{Timeout: time.Second, Cache: rego.CacheConfig{Size: -1}})

@@ -37,6 +37,8 @@ type evaluation struct {
 	// ticks count up to the next look at the clock.
 	ticks int
 	place standing
+	// entered is when it got its place.
+	entered time.Time
 	// cancel ends the context, where it is one of the evaluation's own.
 	cancel context.CancelFunc
 	// stopped is set by whoever stops it; all else belongs to the evaluating
@@ -69,9 +71,6 @@ const (
 	turn = 100 * time.Microsecond
 	// shareOfCall is which part of the work of an evaluation one call may take.
 	shareOfCall = 16
-	// waitingPerSlot bounds how many slow evaluations wait for their place, and so
-	// what they hold in the meantime.
-	waitingPerSlot = 64
 )
 
 type evaluationKey struct{}
@@ -113,9 +112,10 @@ func (e *evaluation) look() {
 	switch {
 	case !now.Before(e.deadline), e.Err() != nil:
 		e.Cancel()
-	case now.Sub(e.started) < quick:
 	case e.place == amongQuick:
-		e.slowDown(now)
+		if now.Sub(e.entered) >= quick { // to wait for a place is not to be slow
+			e.slowDown(now)
+		}
 	case now.Sub(e.yielded) >= turn:
 		runtime.Gosched()
 		e.yielded = now
@@ -126,13 +126,12 @@ func (e *evaluation) look() {
 func (e *evaluation) slowDown(now time.Time) {
 	s := e.snapshot
 	e.leave()
-	if s.waiting.Add(1) > int64(waitingPerSlot*cap(s.slots)) || !take(e, s.slow, e.deadline.Sub(now)) {
+	if !take(e, s.slow, e.deadline.Sub(now)) {
 		e.over = true
 		e.Cancel()
-	} else {
-		e.place = amongSlow
+		return
 	}
-	s.waiting.Add(-1)
+	e.place = amongSlow
 }
 
 // end gives everything back.
@@ -147,29 +146,18 @@ func (e *evaluation) end() {
 func (e *evaluation) leave() {
 	switch e.place {
 	case amongQuick:
-		<-e.snapshot.slots
+		e.snapshot.slots.leave(e.entered)
 	case amongSlow:
-		<-e.snapshot.slow
+		e.snapshot.slow.leave(e.entered)
 	}
 	e.place = nowhere
 }
 
 // take waits for one of the places.
-func take(ctx context.Context, places chan struct{}, patience time.Duration) bool {
-	select {
-	case places <- struct{}{}:
-		return true
-	default:
-	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case places <- struct{}{}:
-		return true
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return false
+func take(e *evaluation, a *admission, patience time.Duration) bool {
+	ok := a.enter(e, patience)
+	e.entered = time.Now()
+	return ok
 }
 
 // charge counts work that is about to be done, in bytes read or made, about. It

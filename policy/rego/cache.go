@@ -186,6 +186,22 @@ func verdictSize(v *policy.Verdict) int {
 	for _, o := range v.Obligations {
 		n += len(o.Type) + valueCost + treeSize(o.Parameters)
 	}
+	return n + groundsSize(v.Grounds)
+}
+
+// groundsSize leaves out the paths of what was read, which all grounds share.
+func groundsSize(g *policy.Grounds) int {
+	if g == nil {
+		return 0
+	}
+	n := 3 * valueCost
+	for i := range g.Reads {
+		n += len(g.Reads[i].Value) + 2*valueCost
+	}
+	for i := range g.Failed {
+		f := &g.Failed[i]
+		n += len(f.Rule) + len(f.File) + len(f.Expression) + 3*valueCost
+	}
 	return n
 }
 

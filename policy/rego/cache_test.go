@@ -181,7 +181,7 @@ decision := {
 	"query_parameters_to_set": {p: p}, "query_parameters_to_remove": [p],
 	"dynamic_metadata": {p: [p, {"a": p}]}, "obligations": [p, {"type": p, "parameters": {p: p}}],
 	"missing_scopes": [p], "missing_permissions": [p],
-}`), rego.Config{})
+}`), rego.Config{Timeout: time.Minute})
 	for _, id := range []string{"ann", "bob"} {
 		request := strings.Repeat("x", 1000) + "/a-path-of-its-own"
 		path := request[1000:]

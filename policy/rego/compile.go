@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -57,9 +56,8 @@ type Snapshot struct {
 	plan     *plan
 	cache    *cache
 	readers  sync.Pool
-	// slots and slow are the places of evaluations, waiting those without one.
-	slots, slow chan struct{}
-	waiting     atomic.Int64
+	// slots and slow are the places of evaluations.
+	slots, slow *admission
 	now         func() time.Time
 	alarm       func(Mismatch)
 }
@@ -79,7 +77,7 @@ func Compile(ctx context.Context, b *Bundle, config Config, options ...Option) (
 	}
 	compiler := ast.NewCompiler().SetErrorLimit(maxProblems).WithStrict(c.Strict || !c.OPAEnvoy).WithCapabilities(capabilities(c)).
 		WithPathConflictsCheck(storage.NonEmpty(ctx, store, theTransaction))
-	if compiler.Compile(copyModules(b.modules)); compiler.Failed() {
+	if compiler.Compile(b.modules); compiler.Failed() { // it works on copies
 		return nil, problemsOf(compiler.Errors, "")
 	}
 	if err := growthProblems(compiler.Modules).orNil(); err != nil {
@@ -103,8 +101,8 @@ func Compile(ctx context.Context, b *Bundle, config Config, options ...Option) (
 		Analysis: Analyze(compiler, query, ownBuiltins),
 		config:   c, compiler: compiler, prepared: prepared, query: query, entry: entry, store: store,
 		values: interQueryValues(ctx),
-		slots:  make(chan struct{}, max(1, c.MaxEvaluations)),
-		slow:   make(chan struct{}, max(1, c.MaxEvaluations/2)),
+		slots:  newAdmission(max(1, c.MaxEvaluations), manyWaiting),
+		slow:   newAdmission(max(1, c.MaxEvaluations/2), waitingPerSlot*max(1, c.MaxEvaluations)),
 		now:    time.Now,
 		alarm:  func(Mismatch) {},
 	}
@@ -113,7 +111,7 @@ func Compile(ctx context.Context, b *Bundle, config Config, options ...Option) (
 	}
 	s.Activated = s.now()
 	// 3. The tables of RBAC, if the question can reach them.
-	if s.builtins, err = s.bindBuiltins(); err != nil {
+	if s.builtins, err = s.bindBuiltins(b.data); err != nil {
 		return nil, err
 	}
 	// 4. What of a request is read, and so what is in the key of the cache.
@@ -176,15 +174,6 @@ func noEntrypoint(entry ast.Ref, modules map[string]*ast.Module) string {
 		text += "; set entrypoint to one of " + strings.Join(candidates, ", ")
 	}
 	return text
-}
-
-// copyModules protects the bundle, because compiling rewrites modules in place.
-func copyModules(modules map[string]*ast.Module) map[string]*ast.Module {
-	copies := make(map[string]*ast.Module, len(modules))
-	for name, m := range modules {
-		copies[name] = m.Copy()
-	}
-	return copies
 }
 
 // capabilities are what a policy may call. A function that is not among them does

@@ -156,6 +156,7 @@ func TestEffects(t *testing.T) {
 	deny := common
 	deny.Reason, deny.Status, deny.Body, deny.ClientHeaders = policy.ReasonPolicyDenied, 404, "no such\nthing", append(main, cost)
 	deny.Rule, deny.File, deny.Line = "data.postern.authz.decision", "authz.rego", 2
+	deny.Grounds = &policy.Grounds{Reads: []policy.Reading{{Path: "input.request.path", Value: `"/no"`}}}
 	if diff := cmp.Diff(&deny, decide(t, s, at("/no"))); diff != "" {
 		t.Error(diff)
 	}

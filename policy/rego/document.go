@@ -125,6 +125,7 @@ var document = field{fields: []field{
 		{name: "auth_time", get: func(_ *view, in *policy.Input) value { return seconds(in.Principal.AuthTime) }},
 		{name: "actors", get: func(_ *view, in *policy.Input) value { return specially((*actors)(in.Principal)) }},
 		{name: "credential_id", get: principal(func(p *policy.Principal) string { return p.CredentialID })},
+		{name: "token_budget", get: func(_ *view, in *policy.Input) value { return numberIfAny(in.Principal.TokenBudget) }},
 		{name: "issuer", get: principal(func(p *policy.Principal) string { return p.Issuer })},
 		{name: "issued_at", get: func(_ *view, in *policy.Input) value { return seconds(in.Principal.IssuedAt) }},
 		{name: "expires_at", get: func(_ *view, in *policy.Input) value { return seconds(in.Principal.ExpiresAt) }},
@@ -156,6 +157,37 @@ var document = field{fields: []field{
 			{name: "resource_type", get: action(func(a *policy.Action) string { return a.ResourceType })},
 			{name: "resource_id", get: action(func(a *policy.Action) string { return a.ResourceID })},
 			{name: "properties", get: func(_ *view, in *policy.Input) value { return tree(in.Attributes.Action.Properties) }},
+		}},
+		{name: "protocol", get: target(func(t *policy.Target) string { return t.Protocol })},
+		{name: "model", get: target(func(t *policy.Target) string { return t.Model })},
+		{name: "tier", get: target(func(t *policy.Target) string { return t.Tier })},
+		{name: "max_tokens", get: targetCount(func(t *policy.Target) int64 { return t.MaxTokens })},
+		{name: "prompt_tokens", get: targetCount(func(t *policy.Target) int64 { return t.PromptTokens })},
+		{name: "category", get: target(func(t *policy.Target) string { return t.Category })},
+		{name: "method", get: target(func(t *policy.Target) string { return t.Method })},
+		{name: "tools", get: func(_ *view, in *policy.Input) value {
+			if in.Target == nil {
+				return value{}
+			}
+			return specially((*tools)(in.Target))
+		}},
+		{name: "resources", get: func(_ *view, in *policy.Input) value {
+			if in.Target == nil {
+				return value{}
+			}
+			return specially((*resources)(in.Target))
+		}},
+	}},
+	{name: "agreement", has: func(in *policy.Input) bool { return in.Agreement != nil }, fields: []field{
+		{name: "consent", get: func(_ *view, in *policy.Input) value { return textIfAny(in.Agreement.Consent) }},
+		{name: "scopes", get: func(_ *view, in *policy.Input) value { return list(in.Agreement.Scopes) }},
+		{name: "approval", has: func(in *policy.Input) bool { return in.Agreement.Approval != nil }, fields: []field{
+			{name: "id", get: approval(func(a *policy.Approval) string { return a.ID })},
+			{name: "approver", get: approval(func(a *policy.Approval) string { return a.Approver })},
+			{name: "kind", get: approval(func(a *policy.Approval) string { return string(a.Kind) })},
+			{name: "roles", get: func(_ *view, in *policy.Input) value { return list(in.Agreement.Approval.Roles) }},
+			{name: "action", get: approval(func(a *policy.Approval) string { return a.Action })},
+			{name: "expires_at", get: func(_ *view, in *policy.Input) value { return seconds(in.Agreement.Approval.ExpiresAt) }},
 		}},
 	}},
 	{name: "context", get: func(_ *view, in *policy.Input) value { return tree(in.Attributes.Context) }},
@@ -207,6 +239,32 @@ func principal(get func(*policy.Principal) string) getter {
 
 func action(get func(*policy.Action) string) getter {
 	return func(_ *view, in *policy.Input) value { return text(get(in.Attributes.Action)) }
+}
+
+// target reads what a request would do. What it does not say is absent, and not "": a
+// rule that compares it has no answer then, also one that says "is not".
+func target(get func(*policy.Target) string) getter {
+	return func(_ *view, in *policy.Input) value {
+		if in.Target == nil {
+			return value{}
+		}
+		return textIfAny(get(in.Target))
+	}
+}
+
+// targetCount does the same for numbers, of which -1 says that nobody knows: as a number
+// it would be under every limit.
+func targetCount(get func(*policy.Target) int64) getter {
+	return func(_ *view, in *policy.Input) value {
+		if in.Target == nil || get(in.Target) < 0 {
+			return value{}
+		}
+		return number(get(in.Target))
+	}
+}
+
+func approval(get func(*policy.Approval) string) getter {
+	return func(_ *view, in *policy.Input) value { return text(get(in.Agreement.Approval)) }
 }
 
 func constant(s string) getter {

@@ -95,6 +95,71 @@ func TestActionDocument(t *testing.T) {
 	}
 }
 
+// What a request would do, and what people agreed to. What nobody knows is absent: -1
+// would be under every limit.
+func TestTargetDocument(t *testing.T) {
+	t.Parallel()
+	s := compile(t, module(`decision if count(input.target) > 0
+decision if count(input.agreement) > 0
+decision if input.principal.token_budget`), rego.Config{})
+	got := documentOf(t, s, input(func(in *policy.Input) {
+		in.Principal.TokenBudget = 10000
+		in.Target = &policy.Target{
+			Protocol: "mcp", Model: "gpt-4o", Tier: "premium", MaxTokens: -1, PromptTokens: 0, Method: "tools/call",
+			Tools: []policy.ToolCall{
+				{Name: "search", Arguments: map[string]any{"q": json.Number("1.0")}, Schema: "ab"},
+				{Name: "list"},
+			},
+			Resources: []policy.Resource{{Type: "conversation", Tenant: "acme", ID: "7", From: "path"}},
+		}
+		in.Agreement = &policy.Agreement{Scopes: []string{"data:write"}, Approval: &policy.Approval{
+			ID: "ap1", Approver: "acme/bea", Kind: policy.KindUser, Action: "00", ExpiresAt: time.Unix(9, 0),
+		}}
+	}))
+	want := fromJSON(t, `{"principal": {"token_budget": 10000}, "target": {"tenant": "",
+		"http": {"method": "GET", "scheme": "https", "host": "api.example.com", "path": "/orders/7", "folded": "/orders/7"},
+		"protocol": "mcp", "model": "gpt-4o", "tier": "premium", "prompt_tokens": 0, "method": "tools/call",
+		"tools": [{"name": "search", "arguments": {"q": 1.0}, "schema": "ab"}, {"name": "list"}],
+		"resources": [{"type": "conversation", "tenant": "acme", "id": "7", "from": "path"}]},
+		"agreement": {"scopes": ["data:write"],
+			"approval": {"id": "ap1", "approver": "acme/bea", "kind": "user", "roles": [], "action": "00", "expires_at": 9}}}`)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Two targets have one key only if no policy can tell them apart, and no key holds an
+// argument as it is. CACHE-05
+func TestTargetKeys(t *testing.T) {
+	t.Parallel()
+	s := compile(t, module(`decision if count(input.target) > 0`), rego.Config{})
+	seen := map[string]int{}
+	for i, target := range []*policy.Target{
+		nil,
+		{},
+		{MaxTokens: -1, PromptTokens: -1},
+		{Model: "a", Tier: "b"},
+		{Model: "ab"},
+		{Model: "", Tier: "ab"},
+		{Tools: []policy.ToolCall{{Name: "a", Schema: "b"}}},
+		{Tools: []policy.ToolCall{{Name: "ab"}}},
+		{Tools: []policy.ToolCall{{Name: "a"}, {Name: "b"}}},
+		{Tools: []policy.ToolCall{{Name: "a", Arguments: map[string]any{}}}},
+		{Tools: []policy.ToolCall{{Name: "a", Arguments: map[string]any{"password": "hunter2"}}}},
+		{Tools: []policy.ToolCall{{Name: "a", Arguments: map[string]any{"password": json.Number("2")}}}},
+		{Tools: []policy.ToolCall{{Name: "a", Arguments: map[string]any{"password": "2"}}}},
+		{Resources: []policy.Resource{{Type: "a", Tenant: "b"}}},
+		{Resources: []policy.Resource{{Type: "a", ID: "b"}}},
+		{Resources: []policy.Resource{{Type: "a"}, {Tenant: "b"}}},
+	} {
+		key, err := rego.KeyOf(s, input(func(in *policy.Input) { in.Target = target }))
+		if before, twice := seen[key]; twice || err != nil || strings.Contains(key, "hunter2") {
+			t.Errorf("%d: as %d, %v, %q", i, before, err, key)
+		}
+		seen[key] = i
+	}
+}
+
 // The document holds what the policy reads, and nothing else.
 func TestPruned(t *testing.T) {
 	t.Parallel()

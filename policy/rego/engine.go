@@ -127,12 +127,21 @@ func (s *Snapshot) audit(ctx context.Context, in *policy.Input, now time.Time, c
 	switch {
 	case err != nil:
 		return cached, true, nil //nolint:nilerr // no answer is no mismatch
-	case !reusable || reflect.DeepEqual(fresh, cached):
+	case !reusable || sameAnswer(fresh, cached):
 		return cached, true, nil
 	}
 	s.cache.turnOff()
 	s.alarm(Mismatch{Revision: s.Revision, Cached: cached, Fresh: fresh})
 	return fresh, false, nil
+}
+
+// sameAnswer compares all but the grounds, which are less where time ran out.
+func sameAnswer(a, b *policy.Verdict) bool {
+	one, other := *a, *b
+	for _, v := range []*policy.Verdict{&one, &other} {
+		v.Grounds, v.Rule, v.File, v.Line = nil, "", "", 0
+	}
+	return reflect.DeepEqual(&one, &other)
 }
 
 // unreadable denies a request that holds something, where the policy looks, that
@@ -212,7 +221,9 @@ func (s *Snapshot) ask(e *evaluation, in *policy.Input, now time.Time) (v *polic
 	}
 	result, err := s.run(e, input, now, nil)
 	if conflict, ok := errors.AsType[*topdown.Error](err); ok && conflict.Code == topdown.ConflictErr {
-		return s.conflict(conflict), true, nil
+		v = s.conflict(conflict)
+		v.Grounds = s.grounds(input, nil, v)
+		return v, true, nil
 	}
 	switch {
 	case err != nil && e.over:
@@ -225,6 +236,8 @@ func (s *Snapshot) ask(e *evaluation, in *policy.Input, now time.Time) (v *polic
 	case v.Allow:
 	case e.said.is(result):
 		v.Rule, v.File, v.Line = lib.RBAC, e.said.at.File, e.said.at.Row
+		v.Grounds = s.grounds(input, nil, v)
+		v.Grounds.Failed = []policy.Failure{{Rule: v.Rule, File: v.File, Line: v.Line, Expression: firstLine(e.said.at, maxFailedBytes)}}
 	default:
 		s.explain(e, input, now, result, v)
 	}

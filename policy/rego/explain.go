@@ -13,8 +13,8 @@ import (
 // is explained by what came first.
 const maxTraceEvents = 50_000
 
-// explain finds the rule, file and line that decided a deny, by asking once more
-// with a tracer. Allows never pay for it, and a cached deny paid once. Where
+// explain finds the rule, file and line that decided a deny, and its grounds, by asking
+// once more with a tracer. Allows never pay for it, and a cached deny paid once. Where
 // nothing is found, or time runs out, the verdict only names the entrypoint.
 //
 // If `deny` is not empty, it is the rule that filled it. Else it is the
@@ -23,12 +23,14 @@ const maxTraceEvents = 50_000
 // no answer, the expression that failed there.
 func (s *Snapshot) explain(e *evaluation, input *ast.Term, now time.Time, result ast.Value, v *policy.Verdict) {
 	s.blameEntrypoint(v)
-	if !s.Analysis.Cacheable() {
-		return // asking again could mean calling another service again
+	if !s.Analysis.Cacheable() { // asking again could mean calling another service again
+		v.Grounds = s.grounds(input, nil, v)
+		return
 	}
 	t := &trace{frames: map[uint64]*frame{}}
 	_, _ = s.run(e, input, now, t)
 	s.blame(t, result, v)
+	v.Grounds = s.grounds(input, t, v)
 }
 
 func (s *Snapshot) blameEntrypoint(v *policy.Verdict) {

@@ -1,8 +1,13 @@
 package rego
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"math"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,15 +31,7 @@ type Explanation struct {
 }
 
 // Reading is one place of the input.
-type Reading struct {
-	// Path is the place as a policy writes it: input.principal.roles.
-	Path string
-	// Value is what stood there as JSON, cut after 200 bytes; the type if only that
-	// counts. It is empty if the place was Absent, or Masked: what a body holds,
-	// and what is named like a secret.
-	Value          string
-	Absent, Masked bool
-}
+type Reading = policy.Reading
 
 // Step is one evaluation of one rule.
 type Step struct {
@@ -68,8 +65,8 @@ func (s *Snapshot) Explain(ctx context.Context, in *policy.Input) (x *Explanatio
 	}
 	e.place = amongSlow
 	r := &reader{view: &s.plan.view}
-	x.Reads = s.readings(r, in)
 	input := s.plan.document(r, in)
+	x.Reads, _ = s.plan.readings(input.Value, len(s.plan.spots), math.MaxInt)
 	if r.err != nil {
 		x.Verdict, _, err = s.unreadable(r.err)
 		return x, err
@@ -91,33 +88,98 @@ func (s *Snapshot) Explain(ctx context.Context, in *policy.Input) (x *Explanatio
 	return x, nil
 }
 
-// readings looks at every place that the policy can read. Where a place is too large
-// or cannot be read, r notes it.
-func (s *Snapshot) readings(r *reader, in *policy.Input) []Reading {
-	all := make([]Reading, 0, len(s.Analysis.Paths))
-	for _, path := range s.Analysis.Paths {
-		all = append(all, s.reading(r, in, path))
+// spot is a place of the input that a policy can read.
+type spot struct {
+	text string
+	ref  []string
+	// names are the steps of ref as terms.
+	names []*ast.Term
+	shape bool
+	// secret says that what stands there is not shown.
+	secret bool
+	// ofMany says that the policy reads more than this; it is left out if it says nothing.
+	ofMany bool
+}
+
+// newSpots are those of the paths. An object of the document is taken apart into its
+// fields: of a whole principal, the first 200 bytes would say little.
+func newSpots(v *view, paths []Path) (all []spot) {
+	for _, path := range paths {
+		at := &document
+		for i := 0; i < len(path.Ref) && at != nil && at.get == nil; i++ {
+			at = at.lookup(path.Ref[i])
+		}
+		if at == nil || at.get != nil || path.ShapeOnly {
+			all = append(all, newSpot(v, path, false))
+			continue
+		}
+		all = appendFields(all, v, at, path.Ref)
+	}
+	// What the gateway saw comes after what Postern made of it.
+	slices.SortStableFunc(all, func(a, b spot) int { return cmp.Compare(a.late(), b.late()) })
+	return all
+}
+
+func appendFields(all []spot, v *view, at *field, ref []string) []spot {
+	if at.get != nil {
+		return append(all, newSpot(v, Path{Ref: ref}, true))
+	}
+	for i := range at.fields {
+		all = appendFields(all, v, &at.fields[i], append(slices.Clip(ref), at.fields[i].name))
 	}
 	return all
 }
 
-func (s *Snapshot) reading(r *reader, in *policy.Input, path Path) Reading {
-	found := Reading{Path: path.String()}
-	one := newPlan(s.plan.view, []Path{path})
-	at := one.document(r, in).Value
+func newSpot(v *view, path Path, ofMany bool) spot {
+	p := spot{text: path.String(), ref: path.Ref, shape: path.ShapeOnly, secret: isSecret(path.Ref) || v.secret[last(path.Ref)], ofMany: ofMany}
 	for _, step := range path.Ref {
-		if at = below(at, step); at == nil {
+		p.names = append(p.names, ast.StringTerm(step))
+	}
+	return p
+}
+
+func (p *spot) late() int {
+	if p.ofMany && p.ref[0] == "attributes" {
+		return 1
+	}
+	return 0
+}
+
+// readings are up to most of what stands at the places of an input document, the values
+// not longer than room together, and how many more there are.
+func (p *plan) readings(input ast.Value, most, room int) (all []Reading, more int) {
+	all = make([]Reading, 0, min(len(p.spots), most))
+	for i := range p.spots {
+		found := p.reading(input, &p.spots[i], room)
+		switch {
+		case p.spots[i].ofMany && (found.Absent || slices.Contains(emptyValues, found.Value) && !found.Masked):
+		case len(all) == most:
+			more++
+		default:
+			all = append(all, found)
+			room -= len(found.Value)
+		}
+	}
+	return all, more
+}
+
+var emptyValues = []string{`""`, "[]", "{}", "0", "false", "null"}
+
+func (p *plan) reading(at ast.Value, place *spot, room int) Reading {
+	found := Reading{Path: place.text}
+	for i := range place.ref {
+		if at = below(at, place.ref[i], place.names[i]); at == nil {
 			found.Absent = true
 			return found
 		}
 	}
 	switch {
-	case path.ShapeOnly:
+	case place.shape:
 		found.Value = ast.ValueName(at)
-	case isSecret(path.Ref) || s.plan.view.secret[last(path.Ref)]:
+	case place.secret:
 		found.Masked = true
 	default:
-		found.Value = cut(masked(at, &s.plan.view).String(), maxShownValue)
+		found.Value = p.view.shown(at, min(room, maxShownValue))
 	}
 	return found
 }
@@ -130,10 +192,10 @@ func last(steps []string) string {
 }
 
 // below is the member or element of that name.
-func below(at ast.Value, step string) ast.Value {
+func below(at ast.Value, step string, name *ast.Term) ast.Value {
 	switch at := at.(type) {
 	case ast.Object:
-		if t := at.Get(ast.StringTerm(step)); t != nil {
+		if t := at.Get(name); t != nil {
 			return t.Value
 		}
 	case *ast.Array:
@@ -146,18 +208,31 @@ func below(at ast.Value, step string) ast.Value {
 
 // secretWords are parts of names under which secrets are found in bodies, claims and
 // metadata.
-var secretWords = []string{"password", "passwd", "secret", "token", "apikey", "api_key", "api-key", "authorization", "cookie", "private", "certificate"}
+var secretWords = []string{
+	"password", "passwd", "passphrase", "pwd", "secret", "token", "apikey", "accesskey", "_key", "-key", "authorization", "cookie", "private", "certificate",
+	"assertion", "jwt", "dpop", "signature",
+}
 
-// isSecret reports whether the place holds what must not be shown: a body, which may
-// hold anything, or a name that says so.
+// isSecret reports whether the place holds what must not be shown: a body or a query,
+// in which clients put anything, or a name that says so.
 func isSecret(steps []string) bool {
 	for i, step := range steps {
-		if step == "parsed_body" && i == 0 || step == "body" && i == 3 && steps[0] == "attributes" || isSecretName(step) {
+		if i == 0 && step == "parsed_body" || i == 0 && step == "parsed_query" || isSecretName(step) {
 			return true
 		}
 	}
+	if len(steps) > 2 && steps[0] == "target" && steps[1] == "tools" {
+		return true // the arguments are the body's
+	}
+	switch strings.Join(steps, "/") {
+	case "attributes/request/http/body", "attributes/request/http/query", "request/query":
+		return true
+	}
 	return false
 }
+
+// unshown are the members that are not shown in any object.
+var unshown = map[string]bool{"body": true, "parsed_body": true, "query": true, "parsed_query": true, "arguments": true}
 
 func isSecretName(name string) bool {
 	name = strings.ToLower(name)
@@ -169,25 +244,68 @@ func isSecretName(name string) bool {
 	return false
 }
 
-// masked is the value without what is secret in it.
-func masked(v ast.Value, view *view) ast.Value {
+// shown is a value as JSON without what is secret in it, cut after most bytes. No more
+// than that is looked at.
+func (v *view) shown(value ast.Value, most int) string {
+	w := shower{view: v, most: most, text: make([]byte, 0, min(most, 64))}
+	w.show(value)
+	return cut(string(w.text), most)
+}
+
+type shower struct {
+	view *view
+	most int
+	text []byte
+}
+
+// full reports that nothing more will be seen.
+func (w *shower) full() bool { return len(w.text) > w.most }
+
+func (w *shower) add(text string) { w.text = append(w.text, text...) }
+
+func (w *shower) show(v ast.Value) {
 	switch v := v.(type) {
 	case ast.Object:
-		shown := ast.NewObject()
-		v.Foreach(func(key, value *ast.Term) {
-			name := textOf(key)
-			if isSecretName(name) || view.secret[name] || name == "body" || name == "parsed_body" {
-				value = ast.InternedTerm("***")
-			}
-			shown.Insert(key, ast.NewTerm(masked(value.Value, view)))
+		w.add("{")
+		comma := ""
+		v.Until(func(key, value *ast.Term) bool {
+			w.add(comma)
+			comma = ", "
+			w.member(textOf(key), value.Value)
+			return w.full()
 		})
-		return shown
+		w.add("}")
 	case *ast.Array:
-		terms := make([]*ast.Term, 0, v.Len())
-		v.Foreach(func(t *ast.Term) { terms = append(terms, ast.NewTerm(masked(t.Value, view))) })
-		return ast.NewArray(terms...)
+		w.add("[")
+		for i := 0; i < v.Len() && !w.full(); i++ {
+			if i > 0 {
+				w.add(", ")
+			}
+			w.show(v.Elem(i).Value)
+		}
+		w.add("]")
+	case ast.String:
+		w.quote(string(v))
+	default:
+		w.add(v.String())
 	}
-	return v
+}
+
+func (w *shower) member(name string, value ast.Value) {
+	w.quote(name)
+	w.add(": ")
+	if isSecretName(name) || w.view.secret[name] || unshown[name] {
+		value = ast.String("***")
+	}
+	w.show(value)
+}
+
+// quote writes a text, without the query in it if it is the target of a request.
+func (w *shower) quote(s string) {
+	if target, query, found := strings.Cut(s, "?"); found && query != "" {
+		s = target + "?***"
+	}
+	w.text = strconv.AppendQuote(w.text, cut(s, w.most+1))
 }
 
 func cut(s string, most int) string {
@@ -206,10 +324,69 @@ func (t *trace) steps() []Step {
 			step.File, step.Line = at.File, at.Row
 		}
 		if !f.answered && f.failed != nil && f.failed.Location != nil {
-			source, _, _ := strings.Cut(string(f.failed.Location.Text), "\n")
-			step.Failed, step.FailedLine = cut(source, maxShownSource), f.failed.Location.Row
+			step.Failed, step.FailedLine = firstLine(f.failed.Location, maxShownSource), f.failed.Location.Row
 		}
 		steps = append(steps, step)
 	}
 	return steps
+}
+
+// Bounds of the grounds of a deny, which are kept with the decision: about 5 KiB.
+const (
+	maxReads       = 32
+	maxReadBytes   = 1536
+	maxFailed      = 12
+	maxFailedBytes = 160
+)
+
+// grounds are those of a deny, to be kept. Without a trace, they are what was read.
+func (s *Snapshot) grounds(input *ast.Term, t *trace, v *policy.Verdict) *policy.Grounds {
+	g := &policy.Grounds{}
+	g.Reads, g.MoreReads = s.plan.readings(input.Value, maxReads, maxReadBytes)
+	if t != nil {
+		g.Failed, g.MoreFailed = t.failures(v)
+	}
+	return g
+}
+
+// failures are the expressions that had no answer, each once, that of the verdict first.
+func (t *trace) failures(v *policy.Verdict) (all []policy.Failure, more int) {
+	seen := make(map[*ast.Expr]bool, len(t.rules))
+	var first int
+	for _, f := range t.rules {
+		if f.answered || f.failed == nil || f.failed.Location == nil || seen[f.failed] {
+			continue
+		}
+		seen[f.failed] = true
+		at := f.failed.Location
+		decided := f.name == v.Rule && at.File == v.File && at.Row == v.Line
+		if len(all) == maxFailed && !decided {
+			more++
+			continue
+		}
+		failure := policy.Failure{Rule: f.name, File: at.File, Line: at.Row, Expression: firstLine(at, maxFailedBytes)}
+		switch {
+		case decided && len(all) == maxFailed:
+			all[maxFailed-1] = failure
+			first, more = maxFailed-1, more+1
+		default:
+			if decided {
+				first = len(all)
+			}
+			all = append(all, failure)
+		}
+	}
+	if first > 0 {
+		decided := all[first]
+		copy(all[1:first+1], all[:first])
+		all[0] = decided
+	}
+	return all, more
+}
+
+// firstLine is the first line of what stands at a place of the policy.
+func firstLine(at *ast.Location, most int) string {
+	text := at.Text[:min(len(at.Text), most+1)]
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	return cut(string(line), most)
 }

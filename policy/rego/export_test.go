@@ -3,6 +3,7 @@ package rego
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -35,6 +36,7 @@ func Evaluate(ctx context.Context, s *Snapshot, in *policy.Input) (*policy.Verdi
 		store: s.store, builtins: s.builtins, values: s.values, slots: s.slots, slow: s.slow, now: s.now,
 		plan: newPlan(s.plan.view, []Path{{}}),
 	}
+	whole.plan.spots = s.plan.spots // the same grounds, read off the whole input
 	v, _, err := whole.evaluate(ctx, in, s.now())
 	return v, err
 }
@@ -63,12 +65,12 @@ func CountPermits(s *Snapshot) *atomic.Int64 {
 }
 
 // Slots is how many evaluations may run at once.
-func Slots(s *Snapshot) int { return cap(s.slots) }
+func Slots(s *Snapshot) int { return cap(s.slots.taken) }
 
 // OccupySlots takes all places of evaluations.
 func OccupySlots(s *Snapshot) {
-	for range cap(s.slots) {
-		s.slots <- struct{}{}
+	for range cap(s.slots.taken) {
+		s.slots.taken <- struct{}{}
 	}
 }
 
@@ -96,6 +98,8 @@ func (c *cache) Stats() CacheStats { return c.stats() }
 var (
 	DecodeJSON = decodeJSON
 	DecodeYAML = decodeYAML
+	// HasOneReading is the quick look at data.
+	HasOneReading = hasOneReading
 )
 
 // PathIndexFirst looks up the first of some patterns.
@@ -130,7 +134,23 @@ func CostNames() map[string]bool {
 }
 
 // PlacesTaken is how many places of evaluations are in use.
-func PlacesTaken(s *Snapshot) int { return len(s.slots) + len(s.slow) + int(s.waiting.Load()) }
+func PlacesTaken(s *Snapshot) int {
+	return len(s.slots.taken) + len(s.slow.taken) + int(s.slots.waiting.Load()+s.slow.waiting.Load())
+}
+
+// Admission is that to places by itself.
+type Admission = admission
+
+// NewAdmission is to n places, for which any number may wait.
+func NewAdmission(n int) *Admission { return newAdmission(n, manyWaiting) }
+
+// Enter and Leave are those of an evaluation.
+func (a *admission) Enter(ctx context.Context, patience time.Duration) bool {
+	return a.enter(ctx, patience)
+}
+
+// Leave gives a place back that was taken at an instant.
+func (a *admission) Leave(entered time.Time) { a.leave(entered) }
 
 // OPAReachable is OPA's graph.reachable.
 var OPAReachable = opaReachable

@@ -1,6 +1,8 @@
 package rego_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +14,7 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/postern-auth/postern/policy/rego"
 )
@@ -230,8 +233,17 @@ func TestManyRules(t *testing.T) {
 func FuzzDecodeJSON(f *testing.F) {
 	f.Add([]byte(`{"a": [1, 2.5e3, "x", null, true, {}]}`))
 	f.Add([]byte(`{"a": 1, "a": 2}`))
+	f.Add([]byte(`{"a": {"b": [{"a": ""}, [[[[]]]]]}, "b" : {"a": "\"}{"}, "\u0061": -1e9}`))
+	f.Add([]byte("{\"\xff\": 1, \"\xfe\": 2}"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		_, _ = rego.DecodeJSON(text, 16)
+		_, err := rego.DecodeJSON(text, 4)
+		if rego.HasOneReading(text, 4) && err != nil {
+			t.Errorf("%q has one reading: %v", text, err)
+		}
+		// It gives up on nothing but names that are spelt in an odd way.
+		if err == nil && !rego.HasOneReading(text, 4) && json.Valid(text) && utf8.Valid(text) && !bytes.ContainsRune(text, '\\') {
+			t.Errorf("%q has more than one", text)
+		}
 		_, _ = rego.DecodeYAML(text, 16)
 	})
 }

@@ -90,6 +90,9 @@ func CheckData(name string, text []byte, depth int) error {
 	decode := decodeJSON
 	switch kindOf(name) {
 	case fileJSON:
+		if hasOneReading(text, depth) {
+			return nil
+		}
 	case fileYAML:
 		decode = decodeYAML
 	default:

@@ -73,14 +73,13 @@ func (a *tableValues) same(b *tableValues) bool {
 	return true
 }
 
-// compiled returns the compiled tables. At activation there is no evaluation that it
-// would have to be paid from.
+// compiled returns the compiled tables.
 func (p *permits) compiled(tables ast.Object, e *evaluation) (*rbac, error) {
 	source := valuesOf(tables)
 	if last := p.last.Load(); last != nil && last.source.same(&source) {
 		return last.rbac, nil
 	}
-	if e != nil && !e.charge(deeply(8)([]*ast.Term{{Value: tables}}, e.most)) {
+	if !e.charge(deeply(8)([]*ast.Term{{Value: tables}}, e.most)) {
 		return nil, errTooLarge
 	}
 	t, err := compileTables(source)
@@ -242,12 +241,14 @@ func stringsTerm(list []string) *ast.Term {
 
 // bindBuiltins makes the functions of one snapshot. The tables are compiled now if
 // the decision can ask them, so that a mistake in them is found at load.
-func (s *Snapshot) bindBuiltins() (map[string]*topdown.Builtin, error) {
+func (s *Snapshot) bindBuiltins(data map[string]any) (map[string]*topdown.Builtin, error) {
 	p := &permits{}
 	if s.reaches(lib.RBAC) {
-		if _, err := p.compiled(s.store.root, nil); err != nil {
+		t, err := compileRBAC(data) // the same as s.store.root, which would have to be turned into it again
+		if err != nil {
 			return nil, err
 		}
+		p.last.Store(&compiledTables{valuesOf(s.store.root), t})
 	}
 	return map[string]*topdown.Builtin{permitsDecl.Name: {Decl: permitsDecl, Func: p.call}}, nil
 }

@@ -15,6 +15,8 @@ type plan struct {
 	view  view
 	parts []part
 	input *branch
+	// spots are what is read, for people.
+	spots []spot
 }
 
 // part is one piece of the key.
@@ -35,6 +37,7 @@ func newPlan(v view, paths []Path) *plan {
 	for _, path := range paths {
 		p.add(path)
 	}
+	p.spots = newSpots(&p.view, paths)
 	return p
 }
 

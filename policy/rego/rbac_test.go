@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	opa "github.com/open-policy-agent/opa/v1/rego"
@@ -69,7 +70,7 @@ func shop(t *testing.T, method, path string, change func(*policy.Principal)) *po
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := rego.Compile(t.Context(), b, rego.Config{Strict: true})
+	s, err := rego.Compile(t.Context(), b, rego.Config{Strict: true, Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

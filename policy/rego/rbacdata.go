@@ -69,6 +69,7 @@ func (r *tableReader) permission(at, pattern string) {
 func (r *tableReader) roles(v any) {
 	roles := r.object("roles", v)
 	names := sortedKeys(roles)
+	r.out.grants = make([]grants, 0, len(names))
 	for i, name := range names {
 		r.out.roles[name] = i
 		r.out.grants = append(r.out.grants, r.role("roles."+name, roles[name]))
@@ -123,7 +124,11 @@ func (r *tableReader) grant(at string, list []any, g *grants) {
 // inherited lists a role and all that it inherits from, each once: a cycle adds
 // nothing.
 func (r *tableReader) inherited(role int32) []int32 {
-	all, seen := []int32{role}, map[int32]bool{role: true}
+	all := []int32{role}
+	if len(r.out.grants[role].inherits) == 0 {
+		return all
+	}
+	seen := map[int32]bool{role: true}
 	for i := 0; i < len(all) && len(all) <= maxInherited; i++ {
 		for _, name := range r.out.grants[all[i]].inherits {
 			parent, ok := r.out.roles[name]
@@ -144,7 +149,9 @@ func (r *tableReader) inherited(role int32) []int32 {
 
 func (r *tableReader) routes(v any) {
 	ownHead := map[string]bool{}
-	for i, e := range r.list("routes", v) {
+	list := r.list("routes", v)
+	r.out.routes = make([]rbacRoute, 0, len(list))
+	for i, e := range list {
 		at := fmt.Sprintf("routes[%d]", i)
 		object := r.record(at, e, "name", "methods", "path", "paths", "permission", "permissions", "scopes", "public")
 		methods := newMethods(r.strings(at+".methods", object["methods"]))
@@ -201,7 +208,11 @@ func (r *tableReader) deny(v any) {
 
 // folded returns the pattern in lower case.
 func (r *tableReader) folded(at string, p policy.PathPattern) policy.PathPattern {
-	folded, err := policy.ParsePathPattern(strings.ToLower(p.String()))
+	lower := strings.ToLower(p.String())
+	if lower == p.String() {
+		return p
+	}
+	folded, err := policy.ParsePathPattern(lower)
 	if err != nil {
 		r.problem(at, "%v", err)
 		return p

@@ -79,12 +79,13 @@ type Config struct {
 	// if the caller's own deadline is near. A request whose decision takes longer
 	// is denied with policy_timeout.
 	Timeout time.Duration `yaml:"timeout"`
-	// MaxEvaluations bounds how many evaluations run at once; others wait for up to
-	// half of their time and are denied with overloaded then. The default is 1 for
-	// each processor. One that takes longer than 2 ms gives its place back and goes
-	// on as one of at most half as many slow ones, so that quick ones do not wait for
-	// it. Danger: evaluations beyond that do not end any sooner, and
-	// they keep the processors from those that have an answer to send.
+	// MaxEvaluations bounds how many evaluations run at once. Others wait for up to
+	// half of their time and are denied with overloaded then, or at once if so many
+	// wait already that this would be in vain. The default is 1 for each processor. One
+	// that takes longer than 2 ms gives its place back and goes on as one of at most
+	// half as many slow ones, so that quick ones do not wait for it. Danger: evaluations
+	// beyond that do not end any sooner, and they keep the processors from those that
+	// have an answer to send.
 	MaxEvaluations int `yaml:"max_evaluations"`
 	// MaxValue is the longest string, in bytes, that is handed to a policy; the
 	// default is 64 KiB. A request that holds a longer one where the policy looks
@@ -180,7 +181,8 @@ var (
 	ErrNoPolicy = errors.New("no policy")
 	// ErrTimeout says that the policy did not answer within its time.
 	ErrTimeout = errors.New("the policy did not answer in time")
-	// ErrOverloaded says that the evaluation could not start within half of its time.
+	// ErrOverloaded says that the evaluation could not start within half of its time, or
+	// that so many wait that it could not have.
 	ErrOverloaded = errors.New("too many policy evaluations at once")
 )
 

@@ -174,6 +174,8 @@ var policyReasons = []policy.Reason{
 	policy.ReasonPlaintext, policy.ReasonTenant, policy.ReasonPrincipalKind, policy.ReasonAssurance,
 	policy.ReasonNetwork, policy.ReasonRequestMethod, policy.ReasonPath, policy.ReasonHost,
 	policy.ReasonTimeWindow, policy.ReasonResource, policy.ReasonRateLimited, policy.ReasonBudgetExhausted,
+	policy.ReasonTool, policy.ReasonModel, policy.ReasonCategory,
+	policy.ReasonDelegation, policy.ReasonConsent, policy.ReasonApproval, policy.ReasonAttestation,
 }
 
 // reason reads the policy's reason; one that is no code of ours is the policy's

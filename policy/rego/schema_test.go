@@ -40,6 +40,10 @@ func TestInputSchema(t *testing.T) {
 		`decision if input.principal.metadata.team == input.route.labels.team`:             "",
 		`decision if input.attributes.metadataContext.filterMetadata.x.y == input.peer.id`: "",
 		`decision if input.principal.actors[0].kind == "agent"`:                            "",
+		`decision if input.target.modell == "x"`:                                           "modell",
+		`decision if input.agreement.approver.id == "x"`:                                   "approver",
+		`decision if input.target.tools[0].arguments.to == input.target.tier`:              "",
+		`decision if input.agreement.approval.roles[0] == input.target.resources[0].type`:  "",
 	} {
 		errs := withSchema(t, text)
 		switch {

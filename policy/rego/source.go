@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/postern-auth/postern/policy/lib"
@@ -301,29 +302,45 @@ const libraryPrefix = "postern.lib/"
 // addLibrary adds the Rego that ships with Postern, and the ready entry point
 // where the user wrote no Rego at all.
 func (l *loader) addLibrary() error {
+	files, err := library()
+	if err != nil {
+		return err
+	}
 	withEntrypoint := len(l.bundle.modules) == 0
 	forAdmin := strings.HasPrefix(l.config.Entrypoint, "data.postern.admin.")
-	return fs.WalkDir(lib.Modules, ".", func(name string, entry fs.DirEntry, err error) error {
+	for _, f := range files {
+		if f.name == lib.Entrypoint && !withEntrypoint || f.name == lib.Admin && !forAdmin {
+			continue
+		}
+		writeSized(l.hash, f.text)
+		l.bundle.modules[libraryPrefix+f.name] = f.module
+	}
+	return nil
+}
+
+// libraryFile is a file of the library, parsed. Compile works on copies.
+type libraryFile struct {
+	name   string
+	text   []byte
+	module *ast.Module
+}
+
+// library reads the library, once.
+var library = sync.OnceValues(func() (files []libraryFile, err error) {
+	err = fs.WalkDir(lib.Modules, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || kindOf(name) != fileRego || isTest(name) {
 			return err
-		}
-		if name == lib.Entrypoint && !withEntrypoint || name == lib.Admin && !forAdmin {
-			return nil
 		}
 		text, err := fs.ReadFile(lib.Modules, name)
 		if err != nil {
 			return err
 		}
-		writeSized(l.hash, text)
-		file := libraryPrefix + name
-		module, err := ast.ParseModuleWithOpts(file, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1})
-		if err != nil {
-			return err
-		}
-		l.bundle.modules[file] = module
-		return nil
+		module, err := ast.ParseModuleWithOpts(libraryPrefix+name, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1})
+		files = append(files, libraryFile{name, text, module})
+		return err
 	})
-}
+	return files, err
+})
 
 func (l *loader) problem(file string, line, column int, text string) {
 	l.problems = append(l.problems, Problem{File: file, Line: line, Column: column, Text: text})

@@ -78,9 +78,16 @@ type Config struct {
 	Authorizer *Authorizer
 	// Registry does it.
 	Registry *registry.Registry
+	// Budgets shows the accounts of budgets; may be nil: there are none.
+	Budgets Budgets
 	// Browser returns what a browser is told of a new session: the Set-Cookie field
 	// and the CSRF token. May be nil: neither.
 	Browser func(s *store.Session, secret policy.Secret) (setCookie, csrfToken string)
+	// Prove says whose a token is that somebody exchanges, and what limits it, as
+	// Authenticate does of the caller's own.
+	Prove func(context.Context, *policy.Attributes) (policy.Decision, *policy.Constraints)
+	// TokenRules are those of agent tokens at the moment; it returns nil for none.
+	TokenRules func() *registry.TokenRules
 	// Logger takes panics and faults; discarded if nil.
 	Logger *slog.Logger
 	// Now is the clock; time.Now if nil.
@@ -95,20 +102,33 @@ func (cfg Config) server(opts []grpc.ServerOption) *grpc.Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Prove == nil {
+		cfg.Prove = cfg.Authenticate
+	}
+	if cfg.TokenRules == nil {
+		cfg.TokenRules = func() *registry.TokenRules { return nil }
+	}
 	g := &gate{
 		authenticate: cfg.Authenticate, authorizer: cfg.Authorizer, registry: cfg.Registry,
-		log: cfg.Logger, now: cfg.Now,
+		budgets: cfg.Budgets, log: cfg.Logger, now: cfg.Now,
 	}
 	rpc := grpc.NewServer(append(slices.Clip(opts), grpc.ChainUnaryInterceptor(g.unary), grpc.ChainStreamInterceptor(g.stream))...)
 	adminv1.RegisterDecisionServiceServer(rpc, cfg.Decisions)
 	if cfg.Authenticate != nil {
 		adminv1.RegisterCredentialServiceServer(rpc, &credentials{registry: cfg.Registry})
 		adminv1.RegisterPrincipalServiceServer(rpc, &principals{registry: cfg.Registry})
+		adminv1.RegisterTokenServiceServer(rpc, &tokens{registry: cfg.Registry, prove: cfg.Prove, rules: cfg.TokenRules, now: cfg.Now})
+		adminv1.RegisterAgentServiceServer(rpc, &agents{registry: cfg.Registry})
 		adminv1.RegisterUserServiceServer(rpc, &users{registry: cfg.Registry})
 		adminv1.RegisterSessionServiceServer(rpc, &sessions{registry: cfg.Registry, browser: cfg.Browser})
 		adminv1.RegisterTenantServiceServer(rpc, &tenants{registry: cfg.Registry})
 		adminv1.RegisterDenylistServiceServer(rpc, &denials{registry: cfg.Registry})
+		adminv1.RegisterApprovalServiceServer(rpc, &approvals{registry: cfg.Registry, now: cfg.Now})
+		adminv1.RegisterConsentServiceServer(rpc, &consents{registry: cfg.Registry})
 		adminv1.RegisterAuditServiceServer(rpc, &auditLog{registry: cfg.Registry})
+		if cfg.Budgets != nil {
+			adminv1.RegisterBudgetServiceServer(rpc, &budgets{budgets: cfg.Budgets, registry: cfg.Registry})
+		}
 	}
 	if cfg.Register != nil {
 		cfg.Register(rpc)

@@ -14,6 +14,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/audit"
 	"github.com/postern-auth/postern/server/door"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // Decisions serves the decisions that the ring remembers.
@@ -22,6 +23,9 @@ type Decisions struct {
 
 	// Ring is where they are.
 	Ring *audit.Ring
+	// Shadow returns how the policy in the shadow agrees with the one in force, and the
+	// revision of that; false if there is none. May be nil: there is none.
+	Shadow func() (stats audit.ShadowStats, enforced string, found bool)
 }
 
 // Bounds of a listing, in decisions. No ring is longer than maxSkip.
@@ -40,7 +44,14 @@ func (s *Decisions) GetDecision(ctx context.Context, req *adminv1.GetDecisionReq
 	if !ok || !sees(ctx, &r.Decision) {
 		return nil, &failure{reason: notFound, message: "this replica does not remember that decision: it may be too old, or another replica made it"}
 	}
-	return &adminv1.GetDecisionResponse{Record: record(&r), Steps: steps(&r)}, nil
+	found := record(&r)
+	found.Grounds = grounds(&r.Decision)
+	if c := callOf(ctx); c != nil && c.principal.Tenant != "" {
+		for _, f := range found.Grounds.GetFailed() {
+			f.Expression = "" // the text of the policy may speak of other tenants
+		}
+	}
+	return &adminv1.GetDecisionResponse{Record: found, Steps: steps(&r)}, nil
 }
 
 // ListDecisions lists recent decisions, newest first. The page token is the
@@ -117,6 +128,30 @@ func record(r *audit.Record) *adminv1.DecisionRecord {
 	if d.Route != nil {
 		out.Route = d.Route.Name
 	}
+	return out
+}
+
+// grounds are those of a policy's deny. What clients have put into places that are
+// shown, such as a key into the path, is taken out.
+func grounds(d *policy.Decision) *adminv1.PolicyGrounds {
+	v := d.Verdict
+	if v == nil || v.Allow {
+		return nil
+	}
+	out := &adminv1.PolicyGrounds{Rule: v.Rule, File: v.File, Line: int32(v.Line)}
+	g := v.Grounds
+	if g == nil {
+		return out
+	}
+	for i := range g.Reads {
+		r := &g.Reads[i]
+		out.Reads = append(out.Reads, &adminv1.PolicyReading{Path: r.Path, Value: seal.Scrub(r.Value), Absent: r.Absent, Masked: r.Masked})
+	}
+	for i := range g.Failed {
+		f := &g.Failed[i]
+		out.Failed = append(out.Failed, &adminv1.FailedExpression{Rule: f.Rule, File: f.File, Line: int32(f.Line), Expression: seal.Scrub(f.Expression)})
+	}
+	out.MoreReads, out.MoreFailed = int32(g.MoreReads), int32(g.MoreFailed)
 	return out
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn/agent"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/seal"
 )
@@ -34,6 +36,7 @@ type gate struct {
 	authenticate func(context.Context, *policy.Attributes) (policy.Decision, *policy.Constraints)
 	authorizer   *Authorizer
 	registry     *registry.Registry
+	budgets      Budgets // nil: there are none
 	log          *slog.Logger
 	now          func() time.Time
 }
@@ -73,7 +76,7 @@ func (g *gate) answer(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 	if !known {
 		return nil, g.refuse(ctx, c, ask{action: info.FullMethod})
 	}
-	asks, err := m.asks(&scope{ctx: ctx, registry: g.registry, caller: c}, req)
+	asks, err := m.asks(&scope{ctx: ctx, registry: g.registry, budgets: g.budgets, caller: c}, req)
 	if err != nil {
 		return nil, err
 	}
@@ -146,8 +149,11 @@ func actorOf(p *policy.Principal, limits *policy.Constraints) registry.Actor {
 		id = cmp.Or(p.Issuer, string(p.Method)) + "#" + p.ID
 	}
 	a := registry.Actor{
-		Tenant: p.Tenant, ID: id, Credential: p.CredentialID, Constraints: limits,
+		Tenant: p.Tenant, ID: id, Kind: p.Kind, Actors: p.Actors, AuthTime: p.AuthTime, Credential: p.CredentialID, Constraints: limits,
 		Rights: registry.Rights{Roles: p.Roles, Scopes: p.Scopes, Permissions: p.Permissions},
+	}
+	if p.Method == policy.MethodAgent && !slices.Contains(p.AMR, agent.AMRKey) {
+		a.Ends = p.ExpiresAt
 	}
 	if p.Narrowed != nil {
 		a.Narrowed = append([]string{}, p.Narrowed.Permissions...) // not nil

@@ -129,7 +129,7 @@ func open(t testing.TB, change ...func(*admin.Config)) *desk {
 	cfg := admin.Config{
 		Conditions: func() []admin.Condition { return nil }, Metrics: http.NotFoundHandler(),
 		Decisions: &admin.Decisions{Ring: d.ring}, Register: func(s *grpc.Server) { reflection.Register(s) },
-		Authenticate: d.authenticate, Authorizer: authorizer(t), Registry: reg,
+		Authenticate: d.authenticate, Authorizer: authorizer(t), Registry: reg, Budgets: accounts{},
 		Browser: func(s *store.Session, secret policy.Secret) (string, string) {
 			return "__Host-session=" + secret.Reveal(), "csrf-" + s.ID
 		},
@@ -233,7 +233,8 @@ func everyMethod() []string {
 	for _, desc := range []grpc.ServiceDesc{
 		adminv1.CredentialService_ServiceDesc, adminv1.PrincipalService_ServiceDesc, adminv1.UserService_ServiceDesc,
 		adminv1.SessionService_ServiceDesc, adminv1.TenantService_ServiceDesc, adminv1.DenylistService_ServiceDesc,
-		adminv1.AuditService_ServiceDesc, adminv1.DecisionService_ServiceDesc,
+		adminv1.AuditService_ServiceDesc, adminv1.BudgetService_ServiceDesc, adminv1.DecisionService_ServiceDesc, adminv1.ApprovalService_ServiceDesc, adminv1.ConsentService_ServiceDesc, adminv1.AgentService_ServiceDesc,
+		adminv1.TokenService_ServiceDesc,
 	} {
 		for _, m := range desc.Methods {
 			all = append(all, "/"+desc.ServiceName+"/"+m.MethodName)

@@ -76,6 +76,29 @@ var methods = map[string]method{
 		})
 	}),
 
+	adminv1.AgentService_CreateAgent_FullMethodName: asking([]string{"agents.create", "agents.bind"}, func(_ *scope, r *adminv1.CreateAgentRequest) ([]ask, error) {
+		a := r.GetAgent()
+		return agentAsks("agents.create", a, len(a.GetSpiffeIds())+len(a.GetCertificates()) > 0), nil
+	}),
+	adminv1.AgentService_GetAgent_FullMethodName: about("agents.get", func(_ *scope, r *adminv1.GetAgentRequest) ([]target, error) {
+		return one(principalNamed(r))
+	}),
+	adminv1.AgentService_ListAgents_FullMethodName: about("agents.list", func(s *scope, r *adminv1.ListAgentsRequest) ([]target, error) {
+		return one(s.every("principal", r.GetTenant()))
+	}),
+	adminv1.AgentService_UpdateAgent_FullMethodName: asking([]string{"agents.update", "agents.bind"}, func(_ *scope, r *adminv1.UpdateAgentRequest) ([]ask, error) {
+		return agentAsks("agents.update", r.GetAgent(), bindsAgent(r)), nil
+	}),
+	adminv1.AgentService_DisableAgent_FullMethodName: about("agents.disable", func(_ *scope, r *adminv1.DisableAgentRequest) ([]target, error) {
+		return one(principalNamed(r))
+	}),
+	adminv1.AgentService_EnableAgent_FullMethodName: about("agents.enable", func(_ *scope, r *adminv1.EnableAgentRequest) ([]target, error) {
+		return one(principalNamed(r))
+	}),
+	adminv1.AgentService_DecommissionAgent_FullMethodName: about("agents.decommission", func(_ *scope, r *adminv1.DecommissionAgentRequest) ([]target, error) {
+		return one(principalNamed(r))
+	}),
+
 	adminv1.SessionService_CreateSession_FullMethodName: asking([]string{"sessions.create", "sessions.vouch"}, createSession),
 	adminv1.SessionService_GetSession_FullMethodName: found("sessions.get", func(s *scope, r *adminv1.GetSessionRequest) (target, error) {
 		return s.session(r.GetId())
@@ -114,11 +137,56 @@ var methods = map[string]method{
 		return one(t)
 	}),
 
+	adminv1.TokenService_IssueAgentToken_FullMethodName: about("tokens.issue", tokenToBe),
+	adminv1.TokenService_ExchangeToken_FullMethodName: about("tokens.exchange", func(s *scope, _ *adminv1.ExchangeTokenRequest) ([]target, error) {
+		return tokenExchanged(s)
+	}),
+	adminv1.TokenService_RevokeAgentToken_FullMethodName: about("tokens.revoke", func(_ *scope, r *adminv1.RevokeAgentTokenRequest) ([]target, error) {
+		return one(target{kind: "token", id: r.GetJti(), tenant: r.GetTenantId()})
+	}),
+
+	adminv1.BudgetService_ListBudgets_FullMethodName: about("budgets.list", func(s *scope, r *adminv1.ListBudgetsRequest) ([]target, error) {
+		return one(s.every("budget", r.GetTenant()))
+	}),
+	adminv1.BudgetService_GetBudget_FullMethodName: found("budgets.get", func(s *scope, r *adminv1.GetBudgetRequest) (target, error) {
+		return s.account(r.GetId())
+	}),
+	adminv1.BudgetService_SetLimit_FullMethodName: found("budgets.limit", func(s *scope, r *adminv1.SetLimitRequest) (target, error) {
+		return s.account(r.GetId())
+	}),
+
+	adminv1.ApprovalService_RequestApproval_FullMethodName: about("approvals.request", func(s *scope, r *adminv1.RequestApprovalRequest) ([]target, error) {
+		return one(s.approvalToBe(r))
+	}),
+	adminv1.ApprovalService_GetApproval_FullMethodName:      aboutApproval("approvals.get"),
+	adminv1.ApprovalService_ApproveApproval_FullMethodName:  aboutApproval("approvals.approve"),
+	adminv1.ApprovalService_DenyApproval_FullMethodName:     aboutApproval("approvals.deny"),
+	adminv1.ApprovalService_WithdrawApproval_FullMethodName: aboutApproval("approvals.withdraw"),
+	adminv1.ApprovalService_ListApprovals_FullMethodName: about("approvals.list", func(s *scope, r *adminv1.ListApprovalsRequest) ([]target, error) {
+		return one(s.listing("approval", r))
+	}),
+	adminv1.ConsentService_GrantConsent_FullMethodName: about("consents.grant", func(s *scope, r *adminv1.GrantConsentRequest) ([]target, error) {
+		tenant, issuer, user := s.caller.user(r.GetConsent())
+		return one(target{kind: "consent", tenant: tenant, principal: ownerOf(issuer, user)})
+	}),
+	adminv1.ConsentService_GetConsent_FullMethodName:      aboutConsent("consents.get"),
+	adminv1.ConsentService_WithdrawConsent_FullMethodName: aboutConsent("consents.withdraw"),
+	adminv1.ConsentService_ListConsents_FullMethodName: about("consents.list", func(s *scope, r *adminv1.ListConsentsRequest) ([]target, error) {
+		t := s.listing("consent", r)
+		if t.principal != "" && r.GetIssuer() != "" {
+			t.principal = ownerOf(r.GetIssuer(), t.principal)
+		}
+		return one(t)
+	}),
+
 	adminv1.AuditService_ListAuditEntries_FullMethodName: about("audit.list", func(s *scope, r *adminv1.ListAuditEntriesRequest) ([]target, error) {
 		return one(s.every("audit", r.GetTenant()))
 	}),
 	adminv1.DecisionService_ListDecisions_FullMethodName: about("decisions.list", func(s *scope, r *adminv1.ListDecisionsRequest) ([]target, error) {
 		return one(s.every("decision", r.GetFilter().GetTenant()))
+	}),
+	adminv1.DecisionService_ListShadowDifferences_FullMethodName: about("decisions.list", func(s *scope, _ *adminv1.ListShadowDifferencesRequest) ([]target, error) {
+		return one(s.every("decision", ""))
 	}),
 	// Whose a decision is, the service looks up, and shows nobody another tenant's.
 	adminv1.DecisionService_GetDecision_FullMethodName: about("decisions.get", func(s *scope, r *adminv1.GetDecisionRequest) ([]target, error) {
@@ -163,12 +231,21 @@ func aboutCredential(action string) method {
 	return found(action, func(s *scope, r interface{ GetId() string }) (target, error) { return s.credential(r.GetId()) })
 }
 
+func aboutApproval(action string) method {
+	return found(action, func(s *scope, r interface{ GetId() string }) (target, error) { return s.approval(r.GetId()) })
+}
+
+func aboutConsent(action string) method {
+	return found(action, func(s *scope, r interface{ GetId() string }) (target, error) { return s.consent(r.GetId()) })
+}
+
 func one(t target) ([]target, error) { return []target{t}, nil }
 
 // scope is the call whose records are looked for.
 type scope struct {
 	ctx      context.Context
 	registry *registry.Registry
+	budgets  Budgets
 	caller   *call
 }
 
@@ -348,6 +425,28 @@ func deleteSession(s *scope, r *adminv1.DeleteSessionRequest) ([]ask, error) {
 		return []ask{{action: action, target: target{kind: "session", tenant: r.GetTenant(), principal: r.GetPrincipalId()}}}, nil
 	}
 	return nil, required("id")
+}
+
+// agentAsks takes more where an agent is bound to a workload or a certificate: their names
+// are everybody's to know, and who binds one of another tenant's takes its calls for its
+// own agent's.
+func agentAsks(action string, a *adminv1.Agent, binds bool) []ask {
+	asks := []ask{{action: action, target: principalNamed(a)}}
+	if binds {
+		asks = append(asks, ask{action: "agents.bind", target: principalNamed(a)})
+	}
+	return asks
+}
+
+// bindsAgent reports whether an update names workloads or certificates. To take them away
+// binds nothing.
+func bindsAgent(r *adminv1.UpdateAgentRequest) bool {
+	for _, path := range r.GetUpdateMask().GetPaths() {
+		if a := r.GetAgent(); (path == "*" || path == "spiffe_ids") && len(a.GetSpiffeIds()) > 0 || (path == "*" || path == "certificates") && len(a.GetCertificates()) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // addDenial is about the tenant that owns the line, which is the caller's own unless

@@ -25,8 +25,8 @@ import (
 // The words that a role can hold.
 var (
 	reaches = []string{"all", "tenant", "below", "own"}
-	holders = []string{"installation", "tenants", "users", "anybody"}
-	shipped = []string{registry.PlatformAdmin, registry.TenantAdmin, registry.Issuer, registry.Auditor, "self"}
+	holders = []string{"installation", "tenants", "users", "everybody", "anybody"}
+	shipped = []string{registry.PlatformAdmin, registry.TenantAdmin, registry.Issuer, registry.Auditor, registry.Approver, "self", "bearer", "requester"}
 )
 
 // readRoles checks admin.roles and returns which roles may grant each of those that

@@ -1,11 +1,11 @@
 // Package audit remembers decisions: a ring in RAM for `postern explain`, a log
 // for people and machines, events in OPA's format, and metrics.
 //
-// Nothing here delays an answer or makes it fail. The ring copies what it keeps
-// into fixed slots, so that it neither allocates nor holds on to the memory of a
-// request; the log hands records to one goroutine through a bounded queue and
-// counts what does not fit. Async does the same for the process's own log, in which
-// the lines of decisions end as well.
+// Nothing here delays an answer or makes it fail, but the Journal, and that only where a
+// route asks for it. The ring copies what it keeps into fixed slots, so that it neither
+// allocates nor holds on to the memory of a request; the log hands records to one
+// goroutine through a bounded queue and counts what does not fit. Async does the same
+// for the process's own log, in which the lines of decisions end as well.
 //
 // Events hold the whole input of the policy. On the path of the request they are
 // copied into a pooled entry, which is bounded in number and in bytes, and nothing
@@ -13,6 +13,9 @@
 // document, takes out what is not for logs, asks the policy in force what else to mask
 // or to drop, and hands the JSON to an outbox for each sink (file, stdout, a service),
 // each with a goroutine of its own, so that none waits for another.
+//
+// Shadow takes requests in the same way, asks a second policy about them, and counts
+// where it would have decided otherwise.
 //
 // No record holds a secret: credentials never get here, the query of a URL is
 // left out, and every text of the client is cut to 256 bytes and escaped by

@@ -50,21 +50,17 @@ type EventsConfig struct {
 	Logger *slog.Logger
 }
 
-// maxWaitingBytes bounds the requests that wait to become events; queueLength bounds
-// their number.
-const maxWaitingBytes = 32 << 20
-
 // Events makes events of decisions and hands them to sinks. It is a Recorder.
 type Events struct {
 	cfg     EventsConfig
 	boxes   []*outbox
-	entries *queue[*entry]
-	held    atomic.Int64 // bytes of requests that wait
+	entries *waiting
 
 	counts eventCounts
 	told   string // the last failure that was logged; of the one goroutine
 }
 
+// eventCounts count what does not wait: lost are those that could not be written.
 type eventCounts struct{ made, lost, dropped, unmasked atomic.Uint64 }
 
 // EventStats count events.
@@ -79,95 +75,26 @@ type EventStats struct {
 	Sinks []SinkStats
 }
 
-// entry is a decision that waits, with the parts of the request that a check reuses.
-type entry struct {
-	record     Record
-	attributes policy.Attributes
-	request    policy.Request
-	input      policy.Input
-	zones      []string
-	weight     int64
-}
-
-var entries = sync.Pool{New: func() any { return new(entry) }}
-
 // NewEvents starts making events. Close ends it, and closes the sinks.
 func NewEvents(cfg EventsConfig, sinks ...Sink) *Events {
 	e := &Events{cfg: cfg}
 	for _, s := range sinks {
 		e.boxes = append(e.boxes, newOutbox(s))
 	}
-	e.entries = newQueue(e.make)
+	e.entries = newWaiting(1, e.make)
 	return e
 }
 
-// Record implements Recorder: it copies what the check will reuse and holds on to the
-// rest, whose weight is bounded.
+// Record implements Recorder.
 func (l *Events) Record(r *Record) {
-	if r.Input == nil || r.Decision.Allowed && !l.cfg.Allows || l.entries.closing.Load() {
+	if r.Decision.Allowed && !l.cfg.Allows {
 		return
 	}
-	weight := weigh(r.Input.Attributes)
-	if l.held.Add(weight) > maxWaitingBytes || l.entries.isFull() {
-		l.held.Add(-weight)
-		l.counts.lost.Add(1)
-		return
-	}
-	e := entries.Get().(*entry)
-	e.record, e.attributes, e.request, e.weight = *r, *r.Input.Attributes, *r.Input.Request, weight
-	e.zones = append(e.zones[:0], r.Input.Request.Zones...)
-	e.request.Zones, e.request.Segments = e.zones, nil // segments are read from the path
-	e.input = *r.Input
-	e.input.Attributes, e.input.Request, e.record.Input = &e.attributes, &e.request, nil
-	if !l.entries.offer(e) {
-		l.counts.lost.Add(1)
-		l.release(e)
-	}
-}
-
-func (l *Events) release(e *entry) {
-	l.held.Add(-e.weight)
-	*e = entry{zones: e.zones}
-	entries.Put(e)
-}
-
-// weigh is about the memory that an entry holds on to.
-func weigh(a *policy.Attributes) int64 {
-	n := 2048 + len(a.Body) + len(a.Path)
-	for i := range a.Headers {
-		n += 32 + len(a.Headers[i].Value)
-	}
-	for name, value := range a.Extensions {
-		n += 64 + len(name) + len(value)
-	}
-	n += weighTree(a.Metadata) + weighTree(a.Context)
-	if a.Action != nil {
-		n += weighTree(a.Action.Properties)
-	}
-	return int64(n)
-}
-
-// weighTree is about the memory of JSON values.
-func weighTree(v any) int {
-	n := 16
-	switch v := v.(type) {
-	case string:
-		n += len(v)
-	case []any:
-		for _, e := range v {
-			n += weighTree(e)
-		}
-	case map[string]any:
-		for name, m := range v {
-			n += 32 + len(name) + weighTree(m)
-		}
-	}
-	return n
+	l.entries.take(r)
 }
 
 // make turns one entry into an event and sends it off.
 func (l *Events) make(entry *entry) {
-	defer l.release(entry)
 	text, err := l.encode(entry)
 	switch {
 	case err != nil:
@@ -289,6 +216,7 @@ func (l *Events) event(r *Record, asks Policy) *Event {
 	add("caller", r.Caller)
 	add("found", r.Found)
 	add("detail", d.Detail)
+	add("limits", limits(d))
 	if v := d.Verdict; v != nil {
 		if asks != nil {
 			e.Path = strings.ReplaceAll(strings.TrimPrefix(asks.Entrypoint(), "data."), ".", "/")
@@ -353,7 +281,7 @@ func result(v *policy.Verdict) map[string]any {
 // Stats returns the counts so far.
 func (l *Events) Stats() EventStats {
 	s := EventStats{
-		Made: l.counts.made.Load(), Lost: l.counts.lost.Load(),
+		Made: l.counts.made.Load(), Lost: l.counts.lost.Load() + l.entries.lost.Load(),
 		Dropped: l.counts.dropped.Load(), Withheld: l.counts.unmasked.Load(),
 	}
 	for _, b := range l.boxes {
@@ -365,7 +293,7 @@ func (l *Events) Stats() EventStats {
 // Close makes events of what waits, writes them and closes the sinks, or gives up with
 // ctx. It may be called once; decisions that come later are left out.
 func (l *Events) Close(ctx context.Context) error {
-	err := l.entries.close(ctx)
+	err := l.entries.queue.close(ctx)
 	var all sync.WaitGroup
 	errs := make([]error, len(l.boxes))
 	for i, b := range l.boxes {

@@ -49,13 +49,16 @@ type FileConfig struct {
 	MaxSize int64
 	MaxAge  time.Duration
 	Keep    int
+	// Sync has an event be on disk when Write says so; otherwise a crash of the machine
+	// can take it.
+	Sync bool
 	// Now is the clock.
 	Now func() time.Time
 }
 
 // File writes events to a file, one a line, and puts the file aside when it is large or
-// old: PATH becomes PATH.20260131T120000.000000000Z. Nothing is synced: what a crash of the
-// machine takes was not promised. A file that somebody else put aside is made anew.
+// old: PATH becomes PATH.20260131T120000.000000000Z. A file that somebody else put aside
+// is made anew.
 type File struct {
 	cfg   FileConfig
 	file  *os.File
@@ -88,11 +91,24 @@ func (f *File) open() error {
 	if err != nil {
 		return errors.Join(err, file.Close())
 	}
+	if f.cfg.Sync { // or a crash could take the file with all that is synced in it
+		if err := syncDir(filepath.Dir(f.cfg.Path)); err != nil {
+			return errors.Join(err, file.Close())
+		}
+	}
 	f.file, f.size, f.since = file, info.Size(), f.cfg.Now()
 	if f.size > 0 {
 		f.since = info.ModTime()
 	}
 	return nil
+}
+
+func syncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // Write implements Sink.
@@ -131,8 +147,35 @@ func (f *File) writeSome(events [][]byte) (n int, err error) {
 		_ = f.file.Truncate(f.size)
 		return 0, err
 	}
+	if err := f.sync(); err != nil {
+		return 0, err
+	}
 	f.size += int64(lines.Len())
 	return n, nil
+}
+
+// sync has what was written be on disk. After a failure nobody knows what is: the kernel
+// forgets that it failed, so another attempt on the same file would prove nothing. What
+// was written is taken back as far as it can be, and the file opened anew.
+func (f *File) sync() error {
+	if !f.cfg.Sync {
+		return nil
+	}
+	err := f.file.Sync()
+	if err != nil {
+		_ = f.file.Truncate(f.size)
+		_ = f.file.Close()
+		f.file = nil
+	}
+	return err
+}
+
+// probe finds out whether something could be written.
+func (f *File) probe() error {
+	if err := f.ready(); err != nil {
+		return err
+	}
+	return f.sync()
 }
 
 // ready opens the file again if it is not there any more.

@@ -76,6 +76,11 @@ func attrs(r *Record) []slog.Attr {
 		}
 	}
 	add("detail", d.Detail)
+	add("approval", d.Approval)
+	add("limits", limits(d))
+	if d.Proposal != nil {
+		add("action", d.Proposal.Action)
+	}
 	add("caller", r.Caller)
 	add("request_id", r.RequestID)
 	if r.ClientIP.IsValid() {
@@ -98,6 +103,21 @@ func attrs(r *Record) []slog.Attr {
 		a = append(a, slog.String("rule", v.Rule), slog.String("file", v.File), slog.Int("line", v.Line))
 	}
 	return a
+}
+
+// limits are the budgets and rates that a decision was charged to, with what is left of
+// each, or the one that refused: "llm-tokens/day 120/1000 tokens". The receipt of what
+// was charged is in no log: who has it can say what was used.
+func limits(d *policy.Decision) string {
+	var b strings.Builder
+	for i := range d.Budgets {
+		s := &d.Budgets[i]
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s %d/%d %s", s.Name, s.Remaining, s.Limit, s.Unit)
+	}
+	return b.String()
 }
 
 // actors are the ids of those who act for the principal, the one who sent the request

@@ -8,33 +8,53 @@ import (
 // queueLength is how many items may wait for a queue's goroutine.
 const queueLength = 4096
 
-// queue hands items to one goroutine. Whoever puts one in never waits: what does
-// not fit is dropped and counted.
+// queue hands items to one goroutine, or a few. Whoever puts one in never waits: what
+// does not fit is dropped and counted.
 type queue[T any] struct {
 	items   chan T
 	closing atomic.Bool
 	end     chan struct{} // closed when nothing more is to come
 	ended   chan struct{} // closed when everything is dealt with
+	running atomic.Int64  // goroutines
 	dropped atomic.Uint64
 }
 
 // newQueue starts the goroutine, which calls handle for each item, in order.
-func newQueue[T any](handle func(T)) *queue[T] {
+func newQueue[T any](handle func(T)) *queue[T] { return newQueueOf(1, handle) }
+
+// newQueueOf starts as many goroutines; several keep no order.
+func newQueueOf[T any](workers int, handle func(T)) *queue[T] {
 	q := &queue[T]{items: make(chan T, queueLength), end: make(chan struct{}), ended: make(chan struct{})}
-	go q.run(handle)
+	q.running.Store(int64(workers))
+	for range workers {
+		go q.run(handle)
+	}
 	return q
 }
 
 func (q *queue[T]) run(handle func(T)) {
-	defer close(q.ended)
+	defer func() {
+		if q.running.Add(-1) == 0 {
+			close(q.ended)
+		}
+	}()
 	for {
 		select {
 		case item := <-q.items:
 			handle(item)
 		case <-q.end:
-			for len(q.items) > 0 {
-				handle(<-q.items)
-			}
+			q.drain(handle)
+			return
+		}
+	}
+}
+
+func (q *queue[T]) drain(handle func(T)) {
+	for {
+		select {
+		case item := <-q.items:
+			handle(item)
+		default:
 			return
 		}
 	}

@@ -89,6 +89,8 @@ type Proof struct {
 	// uses on every request, such as identity headers. Only the Checker reads it,
 	// and it checks that the value is its own.
 	Rendered atomic.Pointer[any]
+
+	enrolment atomic.Pointer[enrolment]
 }
 
 // Confirmation binds a credential to a key (RFC 7800). Every field that is set must

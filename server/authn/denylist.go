@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"cmp"
 	"errors"
 	"hash/maphash"
 	"maps"
@@ -40,10 +41,13 @@ type Revocation struct {
 	IssuedBefore time.Time `yaml:"issued_before"`
 	// Note says why, for people.
 	Note string `yaml:"note"`
-	// Within bounds the line to credentials of one tenant, whose own line it is;
-	// empty for all.
+	// Within bounds the line to credentials of one tenant, whose own line it is, or by
+	// NoTenant to those of none; empty for all.
 	Within string `yaml:"-"`
 }
+
+// NoTenant stands in Revocation.Within for having no tenant. It is no tenant's name.
+const NoTenant = "/"
 
 // denied is what one line names. An empty issuer is every issuer, an empty tenant every
 // tenant. The tenant is part of it so that no tenant's lines, however many, make the
@@ -276,8 +280,11 @@ func (d *Denylist) names(what denial, name string, s *Subject) bool {
 	if bans((*m)[denied{what, s.Issuer, name, ""}], s) || bans((*m)[denied{what, "", name, ""}], s) {
 		return true
 	}
-	return s.Tenant != "" && d.bounded.Load() > 0 &&
-		(bans((*m)[denied{what, s.Issuer, name, s.Tenant}], s) || bans((*m)[denied{what, "", name, s.Tenant}], s))
+	if d.bounded.Load() == 0 {
+		return false
+	}
+	within := cmp.Or(s.Tenant, NoTenant)
+	return bans((*m)[denied{what, s.Issuer, name, within}], s) || bans((*m)[denied{what, "", name, within}], s)
 }
 
 func bans(all []ban, s *Subject) bool {

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"strings"
@@ -12,7 +13,7 @@ import (
 // answer completes the decision: status, message, headers and challenges.
 func (c *Checker) answer(x *exchange) {
 	d := &x.decision
-	d.Status, d.Message = d.Reason.Status(), d.Reason.Message()
+	d.Status, d.Message = d.Reason.Status(), cmp.Or(x.message, lacks(d), d.Reason.Message())
 	if v := d.Verdict; v != nil {
 		d.Client = v.ClientHeaders
 		if !d.Allowed && d.Phase == policy.PhaseDecide {
@@ -24,6 +25,8 @@ func (c *Checker) answer(x *exchange) {
 			}
 		}
 	}
+	c.tellLimits(d)
+	tellAction(d)
 	if d.Allowed {
 		c.identity.apply(c, x)
 		return

@@ -53,9 +53,15 @@ type Trust struct {
 	// client showed; ClientCert the fields Client-Cert and Client-Cert-Chain (RFC 9440).
 	// They are apart, because a gateway that sets one of them may pass on the other.
 	XFCC, ClientCert bool
+	// Subject believes whom it names for the principal without showing a credential.
+	Subject bool
 	// OwnCertificate takes the certificate with which the caller itself connected for
 	// the client's: it asks for itself.
 	OwnCertificate bool
+	// Cost believes what it says in header fields that a request costs (Config.Cost).
+	Cost bool
+	// Models believes what it says of models and prompts (Config.ModelHeaders).
+	Models bool
 }
 
 // Revocations knows which credentials no longer count, whoever signed them.
@@ -99,12 +105,30 @@ type Config struct {
 	Possessions Possessions
 	// Targets may be nil: nobody looks at what a request would do.
 	Targets Targets
+	// Agents may be nil: there are none that are registered.
+	Agents authn.Agents
+	// ModelHeaders are the fields, in lower case, in which callers say which model is
+	// asked, and of what category the prompt is.
+	ModelHeaders []string
 	// Agreements may be nil: nobody has agreed to anything.
 	Agreements Agreements
-	// Spender may be nil: nothing is counted.
+	// ApprovalHeader is the field in which a request shows the id of an approval, in lower
+	// case. ApprovedHeaders are further fields that are part of what a request does.
+	// Propose has a deny say what must be approved (policy.Decision.Proposal).
+	ApprovalHeader  string
+	ApprovedHeaders []string
+	Propose         bool
+	// Rates and Spender may be nil: nothing is counted.
+	Rates   Rates
 	Spender Spender
+	// Cost says in which header fields callers say what a request costs; empty for none.
+	Cost []CostHeader
+	// Limits says what clients are told of the limits that they are held to.
+	Limits LimitHeaders
 	// Journal may be nil: routes that ask for it (policy.Route.AuditFirst) deny.
 	Journal Journal
+	// MaxDepth is how many may act for one another, in any credential; DefaultDepth if 0.
+	MaxDepth int
 	// Zones are the network zones.
 	Zones []Zone
 	// MethodZones names the zones outside of which a method is not used at all.
@@ -133,9 +157,9 @@ type Config struct {
 	ResourceMetadata string
 	// Identity lists the header fields that tell the upstream who called.
 	Identity []IdentityHeader
-	// DecisionHeader is the field that tells the upstream the decision's id; empty
-	// for none.
-	DecisionHeader string
+	// DecisionHeader is the field that tells the upstream the decision's id, and
+	// ReservationHeader the one with the receipt of what was charged; empty for none.
+	DecisionHeader, ReservationHeader string
 	// IdentityToken may be nil: the upstream gets no token of Postern's.
 	IdentityToken *IdentityToken
 	// Reserved lists further header fields that a client may not set.
@@ -215,7 +239,11 @@ type exchange struct {
 	sight       Sight // nil: nothing can have fallen behind
 	target      *policy.Target
 	agreement   *policy.Agreement
+	message     string           // for the caller, in the place of the reason's own; empty for that
+	cost        map[string]int64 // by unit, as the caller says
+	charge      policy.Charge
 	spent       policy.Spent
+	rated, paid bool // counted by Rates, by Spender
 	record      audit.Record
 
 	credsBuf  [authn.MaxCredentials]authn.Credential
@@ -233,9 +261,10 @@ func (c *Checker) Check(ctx context.Context, a *policy.Attributes) (d policy.Dec
 		if p := recover(); p != nil {
 			c.panicked(x)
 		}
+		c.undo(x)
 		d = c.end(x)
 	}()
-	_ = c.read(x) && c.find(x) && c.prove(ctx, x) && c.hold(x) && c.decide(ctx, x) && c.introduce(x) && c.spend(ctx, x) && c.allow(x) && c.journal(ctx, x)
+	_ = c.read(x) && c.find(x) && c.prove(ctx, x) && c.hold(x) && c.decide(ctx, x) && c.introduce(x) && c.spend(ctx, x) && c.approve(ctx, x) && c.allow(x) && c.journal(ctx, x)
 	return d
 }
 
@@ -266,7 +295,7 @@ func (c *Checker) identify(ctx context.Context, a *policy.Attributes, own bool) 
 		d = c.end(x)
 	}()
 	x.route, x.routeAt = &c.noRoute, len(c.routes)
-	if c.find(x) && c.prove(ctx, x) && c.fresh(x) && c.authenticated(x) {
+	if c.find(x) && c.prove(ctx, x) && c.fresh(x) && c.chained(x) && c.authenticated(x) {
 		limits = x.proofs[0].Constraints
 	}
 	return d, limits
@@ -285,15 +314,9 @@ func (c *Checker) begin(a *policy.Attributes) *exchange {
 // pooled exchange must not keep a credential or the memory of a request.
 func (c *Checker) end(x *exchange) policy.Decision {
 	d := &x.decision
+	c.unused(x)
 	c.answer(x)
-	x.record = audit.Record{
-		Time: x.now, Latency: c.cfg.Now().Sub(x.now), Decision: *d,
-		Door: x.attributes.Door, Caller: x.attributes.Caller, RequestID: x.attributes.RequestID,
-		Method: x.request.Method, Host: x.request.Host, Path: x.request.Path, ClientIP: x.request.ClientIP,
-	}
-	if len(x.creds) > 0 {
-		x.record.Found = x.creds[0].From
-	}
+	c.note(x)
 	x.input = policy.Input{Attributes: x.attributes, Request: &x.request, Principal: d.Principal, Peer: d.Peer, Route: d.Route, Target: x.target, Agreement: x.agreement}
 	x.record.Input = &x.input
 	c.cfg.Recorder.Record(&x.record)
@@ -304,6 +327,19 @@ func (c *Checker) end(x *exchange) policy.Decision {
 	x.request.Segments, x.request.Zones = segments, zones
 	exchanges.Put(x)
 	return out
+}
+
+// note makes the record of the exchange as it is now.
+func (c *Checker) note(x *exchange) *audit.Record {
+	x.record = audit.Record{
+		Time: x.now, Latency: c.cfg.Now().Sub(x.now), Decision: x.decision,
+		Door: x.attributes.Door, Caller: x.attributes.Caller, RequestID: x.attributes.RequestID,
+		Method: x.request.Method, Host: x.request.Host, Path: x.request.Path, ClientIP: x.request.ClientIP,
+	}
+	if len(x.creds) > 0 {
+		x.record.Found = x.creds[0].From
+	}
+	return &x.record
 }
 
 // panicked makes the check a deny. The panic's text may hold anything that the
@@ -321,5 +357,6 @@ func (x *exchange) deny(reason policy.Reason, detail string) bool {
 	x.decision.Allowed = false
 	x.decision.Reason = reason
 	x.decision.Detail = detail
+	x.message = ""
 	return false
 }

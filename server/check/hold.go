@@ -10,7 +10,7 @@ import (
 
 // hold checks what no policy can switch off, for every proof.
 func (c *Checker) hold(x *exchange) bool {
-	return c.fresh(x) && c.transport(x) && c.crossSite(x) && c.limits(x) && c.demands(x) && c.aim(x) && c.agree(x)
+	return c.fresh(x) && c.chained(x) && c.transport(x) && c.crossSite(x) && c.limits(x) && c.demands(x) && c.aim(x) && c.agree(x)
 }
 
 // fresh refuses what has expired or was revoked since it was proven.

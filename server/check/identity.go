@@ -24,10 +24,11 @@ type IdentityHeader struct {
 // identity is what goes upstream: fields that Postern sets, and fields that it
 // removes whether it saw them or not, because a gateway may have hidden them.
 type identity struct {
-	headers  []IdentityHeader
-	remove   []string // everything a client may not set, and its credentials
-	decision string   // the field that holds the decision's id, or ""
-	token    *IdentityToken
+	headers     []IdentityHeader
+	remove      []string // everything a client may not set, and its credentials
+	decision    string   // the field that holds the decision's id, or ""
+	reservation string   // the field that holds the receipt of what was charged, or ""
+	token       *IdentityToken
 }
 
 func newIdentity(cfg *Config) identity {
@@ -42,6 +43,9 @@ func newIdentity(cfg *Config) identity {
 	}
 	if cfg.IdentityToken != nil {
 		id.remove = append(id.remove, cfg.IdentityToken.Header) // a client may have got hold of somebody else's
+	}
+	for _, h := range cfg.Cost {
+		id.remove = append(id.remove, h.Name) // it is for Postern alone, whoever said it
 	}
 	if !cfg.KeepCredential {
 		for _, r := range cfg.Rules {
@@ -59,6 +63,9 @@ func newIdentity(cfg *Config) identity {
 	if id.decision != "" {
 		id.remove = slices.DeleteFunc(id.remove, func(name string) bool { return name == id.decision })
 	}
+	if id.reservation = cfg.ReservationHeader; id.reservation != "" {
+		id.remove = slices.DeleteFunc(id.remove, func(name string) bool { return name == id.reservation })
+	}
 	return id
 }
 
@@ -67,7 +74,9 @@ func newIdentity(cfg *Config) identity {
 type rendered struct {
 	by      *Checker
 	headers []policy.Header
-	remove  []string
+	// remove are the fields to remove. The one with the receipt is the last, so that it
+	// is left out without a copy where there is a receipt.
+	remove []string
 	// removeCookies are remove and "cookie".
 	removeCookies []string
 	// tokens are the identity tokens that were made for it, one for each audience.
@@ -84,6 +93,13 @@ func (id *identity) apply(c *Checker, x *exchange) {
 	}
 	if id.decision != "" {
 		d.Upstream = append(slices.Clip(d.Upstream), policy.Header{Name: id.decision, Value: d.ID})
+	}
+	if id.reservation != "" && d.Reservation != "" {
+		if id.decision == "" {
+			d.Upstream = slices.Clip(d.Upstream) // or else the last append has made it ours
+		}
+		d.Upstream = append(d.Upstream, policy.Header{Name: id.reservation, Value: d.Reservation})
+		d.Remove = slices.Clip(d.Remove[:len(d.Remove)-1])
 	}
 	if v := d.Verdict; v != nil {
 		if len(v.UpstreamHeaders) > 0 {
@@ -103,6 +119,9 @@ func (id *identity) apply(c *Checker, x *exchange) {
 		d.Remove = slices.Concat(d.Remove, slices.DeleteFunc(slices.Clone(forwarded), func(name string) bool {
 			return x.trust.believes(name)
 		}))
+	}
+	if names := c.unsaid(x); len(names) > 0 {
+		d.Remove = slices.Concat(d.Remove, without(names, d.Upstream))
 	}
 	if odd := c.cfg.Reader.Smuggled(x.attributes.Headers, nil); len(odd) > 0 {
 		for i := range odd {
@@ -157,6 +176,9 @@ func (id *identity) render(p *policy.Principal) *rendered {
 	}
 	r.remove = without(id.remove, set)
 	r.removeCookies = append(slices.Clip(r.remove), "cookie")
+	if id.reservation != "" {
+		r.remove, r.removeCookies = append(r.remove, id.reservation), append(r.removeCookies, id.reservation)
+	}
 	return r
 }
 
@@ -164,7 +186,7 @@ func (id *identity) render(p *policy.Principal) *rendered {
 // configuration: those are Postern's alone.
 func (id *identity) permitted(headers []policy.Header) []policy.Header {
 	return slices.DeleteFunc(slices.Clone(headers), func(h policy.Header) bool {
-		return h.Name == id.decision || id.token != nil && h.Name == id.token.Header ||
+		return h.Name == id.decision || h.Name == id.reservation || id.token != nil && h.Name == id.token.Header ||
 			slices.ContainsFunc(id.headers, func(own IdentityHeader) bool { return own.Name == h.Name })
 	})
 }

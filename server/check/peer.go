@@ -142,6 +142,9 @@ func (t Trust) strip(a *policy.Attributes) (forwarded bool) {
 	if !t.SourcePrincipal {
 		a.Source = policy.Endpoint{Address: a.Source.Address}
 	}
+	if !t.Subject {
+		a.Asserted = nil
+	}
 	if !t.Extensions {
 		a.Extensions, a.Metadata = nil, nil
 	}

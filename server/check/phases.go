@@ -18,8 +18,12 @@ import (
 func (c *Checker) read(x *exchange) bool {
 	x.decision.Phase = policy.PhaseRead
 	x.forwarded = x.trust.strip(x.attributes)
+	c.disbelieve(x)
 	if err := c.cfg.Reader.Read(x.attributes, &x.request); err != nil {
 		return x.refuse(err)
+	}
+	if !c.readCost(x) {
+		return false
 	}
 	at, certain := c.match(&x.request, x.attributes.Extensions)
 	if !certain {
@@ -133,7 +137,7 @@ func (c *Checker) prove(ctx context.Context, x *exchange) bool {
 	switch {
 	case !c.meet(x):
 		return false
-	case len(x.creds) == 0 && x.peer == nil:
+	case len(x.creds) == 0 && x.peer == nil && x.attributes.Asserted == nil:
 		return c.nobody(x)
 	}
 	if c.cfg.Sight != nil {
@@ -151,6 +155,9 @@ func (c *Checker) prove(ctx context.Context, x *exchange) bool {
 		if !c.bound(x, cred, proof) {
 			return false
 		}
+	}
+	if len(x.creds) == 0 && x.attributes.Asserted != nil {
+		return x.assert() && c.combine(x)
 	}
 	if x.peer != nil && (len(x.creds) == 0 || slices.Contains(x.route.AllOf, x.peer.Principal.Method)) {
 		x.proofs = append(x.proofs, x.peer)
@@ -300,6 +307,7 @@ func (c *Checker) allow(x *exchange) bool {
 	}
 	x.decision.Phase = policy.PhaseRecord
 	x.decision.Allowed, x.decision.Reason = true, policy.ReasonAllowed
+	x.decision.CacheTTL = x.reusable()
 	return true
 }
 

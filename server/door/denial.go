@@ -229,12 +229,20 @@ func (den *Denial) json(d *policy.Decision) string {
 	if d.Reason.Status() == http.StatusUnauthorized {
 		id = "" // the answers to two guesses must not differ in a single byte
 	}
+	var action string
+	var proposal json.RawMessage
+	if p := d.Proposal; p != nil {
+		action, proposal = p.Action, json.RawMessage(p.Text)
+	}
 	body, err := json.Marshal(struct {
 		Error      string `json:"error"`
 		Reason     string `json:"reason"`
 		Message    string `json:"message"`
 		DecisionID string `json:"decision_id,omitempty"`
-	}{errorWords[den.Code], d.Reason.Public(), den.Message, id})
+		// Action and Proposal are what somebody has to approve.
+		Action   string          `json:"action,omitempty"`
+		Proposal json.RawMessage `json:"proposal,omitempty"`
+	}{errorWords[den.Code], d.Reason.Public(), den.Message, id, action, proposal})
 	if err != nil {
 		return "{}" // four strings always marshal
 	}

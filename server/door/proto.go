@@ -30,10 +30,16 @@ func DecisionProto(d *policy.Decision) *posternv1.Decision {
 
 		MissingScopes:      texts(d.MissingScopes),
 		MissingPermissions: texts(d.MissingPermissions),
+		Budgets:            BudgetsProto(d.Budgets),
 	}
 	if d.Allowed {
 		m.UpstreamHeaders = headerFields(d.Upstream)
 		m.HeadersToRemove = texts(d.Remove)
+		m.Reservation = valid(d.Reservation)
+		m.ApprovalId = valid(d.Approval)
+	}
+	if p := d.Proposal; p != nil && !d.Allowed {
+		m.Proposal = &posternv1.Proposal{Action: valid(p.Action), Text: valid(p.Text)}
 	}
 	if v := d.Verdict; v != nil {
 		m.Obligations = obligations(v.Obligations)
@@ -42,6 +48,19 @@ func DecisionProto(d *policy.Decision) *posternv1.Decision {
 		}
 	}
 	return m
+}
+
+// BudgetsProto writes what is left of budgets and rates.
+func BudgetsProto(list []policy.BudgetState) []*posternv1.BudgetState {
+	all := make([]*posternv1.BudgetState, 0, len(list))
+	for i := range list {
+		s := &list[i]
+		all = append(all, &posternv1.BudgetState{
+			Budget: valid(s.Name), Unit: valid(s.Unit), Limit: s.Limit, Remaining: s.Remaining,
+			Window: duration(s.Window), ResetDelay: duration(s.Reset),
+		})
+	}
+	return all
 }
 
 // reason relies on the numbers of both enumerations being the same, which a test

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"strings"
 
@@ -15,7 +16,8 @@ import (
 )
 
 // Unary is a grpc.UnaryServerInterceptor that lets calls through that Postern allows,
-// with who called in their context.
+// with who called in their context. Postern sets and strips their metadata as it does the
+// header fields of HTTP.
 func (g *Guard) Unary(ctx context.Context, q any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	ctx, err := g.call(ctx, info.FullMethod)
 	if err != nil {
@@ -44,8 +46,11 @@ func (s *stream) Context() context.Context { return s.ctx }
 // call asks about a call, and returns its context, or the error that refuses it.
 func (g *Guard) call(ctx context.Context, method string) (context.Context, error) {
 	service, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-	md, _ := metadata.FromIncomingContext(ctx)
-	target := &posternv1.GrpcTarget{Service: service, Method: name, Metadata: g.selected(md)}
+	md, ok := metadata.FromIncomingContext(ctx) // a copy
+	if !ok {
+		md = metadata.MD{}
+	}
+	target := &posternv1.GrpcTarget{Service: service, Method: name, Metadata: g.selected(texts(md))}
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
 		target.SourceIp = addressOf(p.Addr.String())
 	}
@@ -56,7 +61,24 @@ func (g *Guard) call(ctx context.Context, method string) (context.Context, error
 	case !allows(answer):
 		return nil, status.Error(codeOf(answer.GetDecision().GetHttpStatus()), answer.GetDecision().GetMessage())
 	}
-	return context.WithValue(ctx, principalKey{}, answer.GetPrincipal()), nil
+	d := answer.GetDecision()
+	for _, name := range d.GetHeadersToRemove() {
+		md.Delete(name)
+	}
+	for _, h := range d.GetUpstreamHeaders() {
+		md.Delete(h.GetName())
+	}
+	for _, h := range d.GetUpstreamHeaders() {
+		md.Append(h.GetName(), h.GetValue())
+	}
+	return metadata.NewIncomingContext(context.WithValue(ctx, principalKey{}, answer.GetPrincipal()), md), nil
+}
+
+// texts is the metadata without the binary part of it, which is no header field.
+func texts(md metadata.MD) map[string][]string {
+	all := maps.Clone(map[string][]string(md))
+	maps.DeleteFunc(all, func(name string, _ []string) bool { return strings.HasSuffix(name, "-bin") })
+	return all
 }
 
 // codeOf is the code for a refusal with an HTTP status; never OK.

@@ -49,8 +49,9 @@ func WithTimeout(d time.Duration) Option { return func(g *Guard) { g.timeout = d
 // WithToken is the token of this service in the configuration's list of callers.
 func WithToken(token string) Option { return func(g *Guard) { g.token = token } }
 
-// WithFields sends these header fields only, and no others. The credential's are not
-// added by themselves: name them. It makes questions smaller, and alike (WithReuse).
+// WithFields sends these header fields only. The credential's are not added by themselves:
+// name them. It makes questions smaller, and alike (WithReuse). Sent all the same is what
+// may change the request's meaning (tells).
 func WithFields(names ...string) Option {
 	return func(g *Guard) {
 		g.fields = []string{}
@@ -87,7 +88,7 @@ var ErrUnavailable = errors.New("guard: no answer from Postern")
 
 // Check asks about one request in Postern's own words, for those who need more than the
 // middleware. The decision is one that allows, or the request must be refused; an error
-// is ErrUnavailable.
+// is ErrUnavailable. With WithReuse others may get the same answer: do not change it.
 func (g *Guard) Check(ctx context.Context, q *posternv1.CheckRequest) (*posternv1.CheckResponse, error) {
 	key, known := g.reuse.find(q, g.now())
 	if known != nil {
@@ -119,13 +120,12 @@ func allows(a *posternv1.CheckResponse) bool {
 	return d.GetAllowed() && d.GetReason() == posternv1.Reason_REASON_ALLOWED
 }
 
-// selected are the fields to send, in a fixed order. Binary metadata of gRPC is no text,
-// and stays here.
+// selected are the fields to send, in a fixed order.
 func (g *Guard) selected(fields map[string][]string) (all []*posternv1.HeaderField) {
 	names := make([]string, 0, len(fields))
 	for name := range fields {
 		lower := strings.ToLower(name)
-		if !strings.HasSuffix(lower, "-bin") && (g.fields == nil || slices.Contains(g.fields, lower)) {
+		if g.fields == nil || slices.Contains(g.fields, lower) || tells(lower) {
 			names = append(names, name)
 		}
 	}
@@ -136,6 +136,17 @@ func (g *Guard) selected(fields map[string][]string) (all []*posternv1.HeaderFie
 		}
 	}
 	return all
+}
+
+// tells reports whether a field says something that Postern must know, whatever the
+// service wants to send: one that some handlers take for the method, a pseudo header, or
+// one whose name some take for another's (X_Auth_Principal).
+func tells(lower string) bool {
+	switch lower {
+	case "x-http-method-override", "x-http-method", "x-method-override":
+		return true
+	}
+	return strings.Trim(lower, "abcdefghijklmnopqrstuvwxyz0123456789-") != ""
 }
 
 // addressOf is the IP address of a connection's other end; empty if it has none.

@@ -105,6 +105,28 @@ func TestAllow(t *testing.T) {
 	}
 }
 
+// With few fields, Postern still hears of those that change what the others mean; and a
+// field that Postern sets twice arrives twice.
+func TestFields(t *testing.T) {
+	t.Parallel()
+	a := allow()
+	a.Decision.UpstreamHeaders = append(a.Decision.UpstreamHeaders, &posternv1.Header{Name: "x-team", Value: "red"}, &posternv1.Header{Name: "x-team", Value: "blue"})
+	var sent []string
+	p := &postern{answer: func(_ context.Context, q *posternv1.CheckRequest) (*posternv1.CheckResponse, error) {
+		for _, h := range q.GetTarget().GetHttp().GetHeaders() {
+			sent = append(sent, h.GetName())
+		}
+		return a, nil
+	}}
+	_, seen := visit(guard.New(p, guard.WithFields("X-Key-Bin")), "X-Key-Bin", "k", "X-Other", "1", "X-HTTP-Method-Override", "DELETE", "X_Auth_Principal", "root", "X.auth.principal", "root", "X-Team", "green")
+	if got, want := strings.Join(sent, " "), "x-http-method-override x-key-bin x.auth.principal x_auth_principal"; got != want {
+		t.Errorf("Postern hears of %s, not of %s", got, want)
+	}
+	if got := seen.Header.Values("X-Team"); fmt.Sprint(got) != "[red blue]" {
+		t.Error(got)
+	}
+}
+
 // Everything but an allow is a refusal; an answer is final, and only a connection that
 // failed is asked again.
 func TestRefusals(t *testing.T) {
@@ -191,6 +213,11 @@ func TestReuse(t *testing.T) {
 		if w, _ := visit(guard.New(p, guard.WithReuse(1)), "Authorization", "a"); w.Code != 200 || p.asked.Load() != 5 {
 			t.Error("one Guard uses what another knows")
 		}
+		for i := range 100 { // no more is remembered than was asked for
+			visit(g, "Authorization", fmt.Sprint(i))
+		}
+		expect(105, "Authorization", "99")
+		expect(106, "Authorization", "0")
 		no := deny(posternv1.Reason_REASON_POLICY_DENIED, 403)
 		no.Decision.CacheTtl = durationpb.New(time.Second)
 		p = always(no, nil)
@@ -216,7 +243,13 @@ func TestGRPC(t *testing.T) {
 	}}
 	g := guard.New(p)
 	var who []string
-	note := func(ctx context.Context) { who = append(who, guard.Principal(ctx).GetId()) }
+	note := func(ctx context.Context) {
+		who = append(who, guard.Principal(ctx).GetId())
+		md, _ := metadata.FromIncomingContext(ctx)
+		if got := fmt.Sprint(md["x-auth-principal"], md["authorization"], md["x-kept"], len(md["trace-bin"])); got != "[ann] [] [yes] 1" {
+			t.Error("the service sees", got)
+		}
+	}
 	s := grpc.NewServer(
 		grpc.ChainUnaryInterceptor(g.Unary, func(ctx context.Context, q any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			note(ctx)
@@ -239,7 +272,7 @@ func TestGRPC(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	client := healthpb.NewHealthClient(conn)
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "x-api-key", "k", "trace-bin", "\x00\xff")
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "x-api-key", "k", "trace-bin", "\x00\xff", "authorization", "Bearer t", "x-auth-principal", "mallory", "x-kept", "yes")
 	if _, err := client.Check(ctx, &healthpb.HealthCheckRequest{}); err != nil {
 		t.Fatal(err)
 	}

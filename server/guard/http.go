@@ -14,7 +14,7 @@ import (
 // its message, or with 503 where there is no answer.
 //
 // What Postern sets for an upstream is set on the request, and what it strips is
-// stripped: the credential does not reach next.
+// stripped: the credential does not reach next, unless it came in the query.
 func (g *Guard) HTTP(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer, err := g.Check(r.Context(), g.question(r))
@@ -28,7 +28,10 @@ func (g *Guard) HTTP(next http.Handler) http.Handler {
 			passed.Header.Del(name)
 		}
 		for _, h := range d.GetUpstreamHeaders() {
-			passed.Header.Set(h.GetName(), h.GetValue())
+			passed.Header.Del(h.GetName())
+		}
+		for _, h := range d.GetUpstreamHeaders() {
+			passed.Header.Add(h.GetName(), h.GetValue())
 		}
 		for _, h := range d.GetResponseHeaders() {
 			w.Header().Add(h.GetName(), h.GetValue())

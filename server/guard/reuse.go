@@ -58,22 +58,21 @@ func (r *reuse) keep(key [sha256.Size]byte, answer *posternv1.CheckResponse, ask
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.known) >= r.most {
-		r.makeRoom(asked)
+		r.forget(asked)
 	}
 	r.known[key] = remembered{answer, asked.Add(ttl)}
 }
 
-// makeRoom forgets what is over, or else one entry of no particular choice.
-func (r *reuse) makeRoom(now time.Time) {
+// forget makes room for one: of a few entries, it takes one that is over, or else any. To
+// look at all of them would let a client who asks ever new questions hold up all others.
+func (r *reuse) forget(now time.Time) {
+	var one [sha256.Size]byte
+	looked := 0
 	for key, k := range r.known {
-		if !now.Before(k.until) {
-			delete(r.known, key)
+		one = key
+		if looked++; looked == 8 || !now.Before(k.until) {
+			break
 		}
 	}
-	for key := range r.known {
-		if len(r.known) < r.most {
-			return
-		}
-		delete(r.known, key)
-	}
+	delete(r.known, one)
 }

@@ -38,6 +38,19 @@ func (c *cell[B]) at(head int64) *state[B] {
 	return s
 }
 
+// lastAt is the change that wrote the state, or its end, that counts for who has seen all
+// changes up to head; 0 if there was none.
+func (c *cell[B]) lastAt(head int64) int64 {
+	s := c.latest.Load()
+	for s != nil && s.since() > head {
+		s = s.before.Load()
+	}
+	if s == nil {
+		return 0
+	}
+	return s.since()
+}
+
 // there returns the state that was written last, or nil if nothing is there.
 func (c *cell[B]) there() *state[B] {
 	if s := c.latest.Load(); s != nil && !s.gone() {

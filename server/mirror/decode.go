@@ -38,6 +38,8 @@ type decoded struct {
 	principal  *state[principalBody]
 	tenant     *state[tenantBody]
 	denial     *store.Denial
+	approval   *approval // nil for one that is not in force
+	consent    *consent  // likewise
 }
 
 // decodeAll reads records on all processors, into the memory of a batch that nobody
@@ -91,6 +93,10 @@ func (r *decoder) decode(from *store.Record, d *decoded) {
 		d.err = decodeTenant(from, d)
 	case store.KindDenial:
 		d.err = decodeDenial(from, d)
+	case store.KindApproval:
+		d.err = decodeApproval(from, d)
+	case store.KindConsent:
+		d.err = decodeConsent(from, d)
 	}
 }
 
@@ -273,6 +279,11 @@ func (r *decoder) principal(from *store.Record, d *decoded) error {
 	if s.body.person, r.scratch, err = intern(r.mirror.persons, &p, r.scratch); err != nil {
 		return err
 	}
+	if doc.Kind == policy.KindAgent {
+		if s.body.agent, err = r.agent(doc.Agent); err != nil {
+			return err
+		}
+	}
 	if doc.Owner != "" {
 		d.owner = store.PrincipalKey(doc.Tenant, doc.Owner)
 	}
@@ -300,9 +311,13 @@ func decodeDenial(from *store.Record, d *decoded) error {
 }
 
 func revocation(d *store.Denial) authn.Revocation {
-	return authn.Revocation{
+	r := authn.Revocation{
 		JTI: d.JTI, SID: d.SID, KID: d.KID, Fingerprint: d.Fingerprint,
 		Subject: d.Subject, Client: d.Client, Agent: d.Agent, Tenant: d.OfTenant,
 		Issuer: d.Issuer, IssuedBefore: d.IssuedBefore, Within: d.Tenant,
 	}
+	if d.Ended != "" && d.Tenant == "" {
+		r.Within = authn.NoTenant
+	}
+	return r
 }

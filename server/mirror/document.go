@@ -40,6 +40,7 @@ func (p *principal) document() (store.Document, int64) {
 		d.Kind, d.Metadata = v.Kind, v.Metadata
 		d.Roles, d.Scopes, d.Permissions = v.Roles, v.Scopes, v.Permissions
 	}
+	d.Agent = b.agent.document()
 	return d, s.version
 }
 

@@ -38,7 +38,8 @@ type principal struct {
 type principalBody struct {
 	name     string
 	person   *pooled[person]
-	owner    *principal // nil for none
+	owner    *principal  // nil for none
+	agent    *registered // nil for all that are no agents
 	disabled bool
 	damaged  bool
 }

@@ -35,6 +35,8 @@ func (m *Mirror) forget(now time.Time) {
 	sessions, denials := now.Add(-keepEnded).UnixNano(), now.Add(-keepDenied)
 	drop(m, w.sessions, func(s *session) bool { return s.endedBefore(sessions) }, w.dropSession)
 	drop(m, w.denials, func(d *denial) bool { return d.endedBefore(denials) }, w.dropDenial)
+	drop(m, w.approvals, func(a *approval) bool { return a.said.ExpiresAt.Before(denials) }, w.dropApproval)
+	drop(m, w.consents, func(c *consent) bool { return c.over(denials) }, w.dropConsent)
 }
 
 // drop takes entries away for which a condition holds, some at a time. It is theirs

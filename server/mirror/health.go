@@ -16,9 +16,10 @@ type Status struct {
 	View  View
 	Age   time.Duration
 
-	// Tenants to Denials are how many records of each kind it holds. Principals and
-	// Tenants count those too that are only named by others.
-	Tenants, Principals, Credentials, Sessions, Denials int
+	// Tenants to Consents are how many records of each kind it holds. Principals and
+	// Tenants count those too that are only named by others. Agents are among the
+	// principals.
+	Tenants, Principals, Agents, Credentials, Sessions, Denials, Approvals, Consents int
 	// Imported are the credentials that were made elsewhere.
 	Imported int
 
@@ -76,8 +77,8 @@ func (m *Mirror) Status() Status {
 	now, w, v := m.deps.Now(), m.world.Load(), *m.View()
 	s := Status{
 		View: v, State: v.State(now),
-		Tenants: w.tenants.len(), Principals: w.principals.len(), Credentials: w.credentials.len(),
-		Imported: w.foreign.len(), Sessions: w.sessions.len(), Denials: w.denials.len(),
+		Tenants: w.tenants.len(), Principals: w.principals.len(), Agents: w.agents.len(), Credentials: w.credentials.len(),
+		Imported: w.foreign.len(), Sessions: w.sessions.len(), Denials: w.denials.len(), Approvals: w.approvals.len(), Consents: w.consents.len(),
 		UsageDropped: m.usage.dropped.Load(), TouchesDropped: m.health.touchesDropped.Load(),
 	}
 	if v.Epoch != "" {

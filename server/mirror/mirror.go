@@ -168,6 +168,7 @@ type Mirror struct {
 
 	profiles *pool[profile]
 	persons  *pool[person]
+	duties   *pool[duties]
 
 	following sync.Mutex // one poll or load at a time
 	hanging   atomic.Int32
@@ -189,7 +190,7 @@ func New(cfg Config, s store.Store, deps Deps) *Mirror {
 	}
 	m := &Mirror{
 		cfg: cfg.WithDefaults(), store: s, deps: deps,
-		profiles: newPool[profile](), persons: newPool[person](),
+		profiles: newPool[profile](), persons: newPool[person](), duties: newPool[duties](),
 		touching: make(chan touched, maxTouching),
 		usage:    newUsage(),
 	}
@@ -215,9 +216,14 @@ func (m *Mirror) State(now time.Time) Freshness { return m.View().State(now) }
 // of changes (see authn.Epoch).
 func (m *Mirror) Epoch() uint64 { return m.epoch.Load() }
 
-// Revoked reports whether the denylist of the store names the credential.
+// Revoked reports whether the denylist of the store names the credential, or it is of an
+// agent that is registered and no longer in force.
 func (m *Mirror) Revoked(s *authn.Subject) (policy.Reason, bool) {
-	return m.world.Load().denylist.Revoked(s)
+	w := m.world.Load()
+	if reason, revoked := w.denylist.Revoked(s); revoked {
+		return reason, true
+	}
+	return w.agentOver(s)
 }
 
 // Credentials is the index of API keys, personal access tokens and imported tokens.

@@ -112,6 +112,8 @@ func (p *principal) alive(head int64) (*state[principalBody], error) {
 			return nil, refuse(policy.ReasonDisabled, "principal", next.key, "does not exist")
 		case s.body.damaged:
 			return nil, errDamaged("principal", next.key)
+		case s.body.agent.decommissioned():
+			return nil, refuse(policy.ReasonRevoked, "principal", next.key, "was decommissioned")
 		case s.body.disabled:
 			return nil, refuse(policy.ReasonDisabled, "principal", next.key, "is disabled")
 		}

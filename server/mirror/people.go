@@ -72,6 +72,6 @@ func (p *principal) Open() (*policy.Principal, authn.Version, error) {
 	return &policy.Principal{
 		ID: id, Kind: of.Kind, Tenant: tenant,
 		Roles: of.Roles, Scopes: of.Scopes, Permissions: of.Permissions, Metadata: of.Metadata,
-		Issuer: seal.Issuer, Claims: claims("name", s.body.name, "owner", s.body.ownerID()),
+		Issuer: seal.Issuer, Claims: s.body.claims("name", s.body.name),
 	}, authn.Version{Epoch: p.world.epoch, Change: s.version}, nil
 }

@@ -154,7 +154,11 @@ func (p *person) detach() {
 }
 
 func (r *rights) appendText(b []byte) []byte {
-	for _, list := range [...][]string{r.Roles, r.Scopes, r.Permissions} {
+	return appendLists(b, r.Roles, r.Scopes, r.Permissions)
+}
+
+func appendLists(b []byte, lists ...[]string) []byte {
+	for _, list := range lists {
 		b = binary.AppendUvarint(b, uint64(len(list)))
 		for _, text := range list {
 			b = appendCounted(b, text)
@@ -163,8 +167,10 @@ func (r *rights) appendText(b []byte) []byte {
 	return b
 }
 
-func (r *rights) detach() {
-	for _, list := range [...]*[]string{&r.Roles, &r.Scopes, &r.Permissions} {
+func (r *rights) detach() { detachLists(&r.Roles, &r.Scopes, &r.Permissions) }
+
+func detachLists(lists ...*[]string) {
+	for _, list := range lists {
 		if len(*list) == 0 {
 			*list = nil
 			continue

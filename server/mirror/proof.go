@@ -33,7 +33,7 @@ func (c *credential) build(b *credentialBody, of *state[principalBody]) *built {
 		p.Method = policy.MethodPAT
 	}
 	narrow(p, profile.Type, &profile.rights, &person.rights)
-	p.Claims = claims("name", b.name, "environment", profile.Environment, "owner", of.body.ownerID(), "type", string(profile.Type))
+	p.Claims = of.body.claims("name", b.name, "environment", profile.Environment, "type", string(profile.Type))
 	return &built{from: of, proof: authn.Proof{
 		Principal: p, Constraints: profile.Constraints, NotAfter: ends, State: policy.StateMirror,
 		Subject: authn.Subject{
@@ -104,7 +104,7 @@ func (s *session) build(b *sessionBody, of *state[principalBody]) *built {
 		CredentialID: s.id, Issuer: seal.Issuer,
 		IssuedAt: created, ExpiresAt: ends,
 	}
-	p.Claims = claims("name", of.body.name, "owner", of.body.ownerID())
+	p.Claims = of.body.claims("name", of.body.name)
 	return &built{from: of, proof: authn.Proof{
 		Principal: p, NotAfter: ends, State: policy.StateMirror,
 		Subject: authn.Subject{

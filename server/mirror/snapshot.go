@@ -18,7 +18,7 @@ import (
 
 // A snapshot is the content of a world in a file:
 //
-//	postern mirror snapshot 1\n
+//	postern mirror snapshot 2\n
 //	length, header in JSON
 //	records: kind, version, length, id, length, document in JSON
 //	0, number of records
@@ -33,8 +33,8 @@ import (
 // complete when writing began; a record that is newer than that is not wrong,
 // because the feed brings it once more.
 const (
-	snapshotMagic   = "postern mirror snapshot 1\n"
-	snapshotPurpose = "postern mirror snapshot 1"
+	snapshotMagic   = "postern mirror snapshot 2\n"
+	snapshotPurpose = "postern mirror snapshot 2"
 	maxSnapshot     = 8 << 30
 	maxHeader       = 4096
 	maxID           = 4096
@@ -52,7 +52,7 @@ type header struct {
 }
 
 // The kinds of records as they are written. 0 ends them.
-var snapshotKinds = []store.Kind{"", store.KindTenant, store.KindPrincipal, store.KindCredential, store.KindSession, store.KindDenial}
+var snapshotKinds = []store.Kind{"", store.KindTenant, store.KindPrincipal, store.KindCredential, store.KindSession, store.KindDenial, store.KindApproval, store.KindConsent}
 
 func snapshotKind(k store.Kind) byte { return byte(slices.Index(snapshotKinds, k)) }
 

@@ -214,7 +214,7 @@ func TestBadSnapshots(t *testing.T) {
 	try("one byte more", append(bytes.Clone(good), 0))
 	try("twice", append(bytes.Clone(good), good...))
 	try("empty", nil)
-	try("another version", bytes.Replace(good, []byte("snapshot 1"), []byte("snapshot 2"), 1))
+	try("another version", bytes.Replace(good, []byte("snapshot 2"), []byte("snapshot 3"), 1))
 	own := s.peppers
 	s.peppers = peppers(t, "another pepper, of the attacker, who has no other")
 	try("another pepper", good)

@@ -14,6 +14,7 @@ import (
 type world struct {
 	mirror *Mirror
 	epoch  string
+	salt   int64 // of the versions of agents
 	// head is the last change that readers see. A batch writes its states behind the
 	// ones in force and then moves head, so that each answer is made of whole changes:
 	// see settled.
@@ -26,10 +27,15 @@ type world struct {
 
 	tenants     *table[string, tenant]
 	principals  *table[string, principal]
+	agents      *table[name, principal] // those of principals that are agents
+	workloads   *table[string, workload]
 	credentials *table[string, credential]
 	foreign     *table[[32]byte, credential]
 	sessions    *table[string, session]
 	denials     *table[string, denial]
+	approvals   *table[string, approval]
+	consents    *table[string, consent]
+	consentsOf  *table[delegation, consent] // by whose they are, and to whom
 	denylist    *authn.Denylist
 }
 
@@ -42,13 +48,18 @@ type denial struct {
 
 func newWorld(m *Mirror, epoch string) *world {
 	return &world{
-		mirror: m, epoch: epoch,
+		mirror: m, epoch: epoch, salt: saltOf(epoch),
 		tenants:     newTable(func(t *tenant) string { return t.id }, hashText),
 		principals:  newTable(func(p *principal) string { return p.key }, hashText),
+		agents:      newTable((*principal).name, hashName),
+		workloads:   newTable(func(l *workload) string { return l.name }, hashText),
 		credentials: newTable(func(c *credential) string { return c.id }, hashText),
 		foreign:     newTable(func(c *credential) [32]byte { return c.sum }, hashSum),
 		sessions:    newTable(func(s *session) string { return s.id }, hashText),
 		denials:     newTable(func(d *denial) string { return d.id }, hashText),
+		approvals:   newTable(func(a *approval) string { return a.id }, hashText),
+		consents:    newTable(func(c *consent) string { return c.id }, hashText),
+		consentsOf:  newTable(func(c *consent) delegation { return c.of }, hashDelegation),
 		denylist:    authn.NewDenylist(),
 	}
 }
@@ -69,6 +80,10 @@ func (w *world) apply(batch []decoded, upTo int64) {
 			w.applyTenant(d)
 		case store.KindDenial:
 			w.applyDenial(d)
+		case store.KindApproval:
+			w.applyApproval(d)
+		case store.KindConsent:
+			w.applyConsent(d)
 		}
 	}
 	w.head.Store(upTo)
@@ -227,14 +242,20 @@ func (w *world) applyPrincipal(d *decoded) {
 		s = goneSince[principalBody](d.version)
 	case d.err != nil:
 		s = &state[principalBody]{version: d.version, body: principalBody{damaged: true}}
+		if was := p.state.there(); was != nil && was.body.agent != nil {
+			// So that the workload that it was is refused, and not taken for another.
+			s.body.person, s.body.agent = was.body.person, was.body.agent
+		}
 	case d.owner != "":
 		s.body.owner = w.principal(d.owner)
 		s.body.owner.used++
 	}
+	w.enrol(p, s)
 	put(w, &p.state, s, func(before *state[principalBody]) {
 		if before != nil && before.body.owner != nil {
 			w.release(before.body.owner)
 		}
+		w.strike(p, before)
 		w.tidy(p)
 	})
 }

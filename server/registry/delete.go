@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 
+	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -24,20 +25,36 @@ func (r *Registry) DeletePrincipal(ctx context.Context, call Call, req DeletePri
 		if err != nil {
 			return 0, err
 		}
-		if err := o.mayDelete(family); err != nil {
+		leaving, err := o.mayDelete(family)
+		if err != nil {
+			return 0, err
+		}
+		if err := o.removeAgreements(p.Tenant, family.principals); err != nil {
 			return 0, err
 		}
 		n := 0
 		for _, owner := range family.principals {
+			if err := o.removeWorkloads(owner); err != nil {
+				return 0, err
+			}
 			for _, kind := range []store.Kind{store.KindSession, store.KindCredential} {
 				if err := o.remove(store.Query{Kind: kind, Owner: owner}, &n); err != nil {
 					return 0, err
 				}
 			}
 		}
-		for _, key := range family.principals {
-			if err := o.tx.Delete(store.KindPrincipal, key); err != nil {
+		until, err := o.longestToken(p.Tenant)
+		if err != nil {
+			return 0, err
+		}
+		for _, p := range leaving {
+			if err := o.tx.Delete(store.KindPrincipal, p.Key()); err != nil {
 				return 0, err
+			}
+			if p.Kind == policy.KindAgent { // of whom nobody will know any more that it has ended
+				if err := o.denyAgent(p, "the agent was deleted", until); err != nil {
+					return 0, err
+				}
 			}
 			n++
 		}
@@ -45,22 +62,30 @@ func (r *Registry) DeletePrincipal(ctx context.Context, call Call, req DeletePri
 	})
 }
 
-// mayDelete fails if the installation turned one of the family off and the actor is of
-// the tenant: it could make the same one anew.
-func (o *operation) mayDelete(f *family) error {
-	if o.actor.Tenant == "" {
-		return nil
-	}
-	for _, key := range f.principals {
+// removeWorkloads gives up what an agent was, which counts as no record of its own.
+func (o *operation) removeWorkloads(owner string) error {
+	return o.remove(store.Query{Kind: store.KindWorkload, Owner: owner}, new(int))
+}
+
+// mayDelete returns those of a family that go with its first, or fails if the installation
+// turned one of them off and the actor is of the tenant: it could make the same one anew.
+// For the same reason the records stay of agents that were decommissioned.
+func (o *operation) mayDelete(f *family) (leaving []*store.Principal, err error) {
+	for i, key := range f.principals {
 		p, err := store.Get[store.Principal](o.tx, key)
-		if err != nil {
-			return err
+		switch {
+		case err != nil:
+			return nil, err
+		case p.Decommissioned() && i == 0:
+			return nil, fail(WrongState, "", "the agent was decommissioned: its record stays, so that nobody gets its id again")
+		case p.Decommissioned():
+			continue
+		case p.Disabled != nil && !o.actor.mayUndo(p.Disabled):
+			return nil, deny("", turnedOff)
 		}
-		if p.Disabled != nil && !o.actor.mayUndo(p.Disabled) {
-			return deny("", turnedOff)
-		}
+		leaving = append(leaving, p)
 	}
-	return nil
+	return leaving, nil
 }
 
 // DeleteTenant removes a disabled tenant with all that is its own, and returns how
@@ -89,7 +114,7 @@ func (r *Registry) DeleteTenant(ctx context.Context, call Call, id, etag string)
 
 // recordKinds are the kinds that belong to a tenant, what falls first before what it
 // falls with.
-var recordKinds = []store.Kind{store.KindSession, store.KindCredential, store.KindDenial, store.KindPrincipal}
+var recordKinds = []store.Kind{store.KindSession, store.KindCredential, store.KindDenial, store.KindWorkload, store.KindApproval, store.KindConsent, store.KindLimit, store.KindPrincipal}
 
 // delete runs an operation that removes records and counts them.
 func (r *Registry) delete(ctx context.Context, call Call, name string, req any, do func(*operation) (int, error)) (int, Change, error) {

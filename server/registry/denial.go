@@ -133,7 +133,8 @@ func (o *operation) roomForLine(tenant string) error {
 			return err
 		}
 		for i := range some {
-			if ends := some[i].ExpiresAt; ends.IsZero() || ends.After(o.now) {
+			ends := some[i].ExpiresAt
+			if ended := some[i].Owner != ""; !ended && (ends.IsZero() || ends.After(o.now)) {
 				n++
 			}
 		}

@@ -177,6 +177,13 @@ func (f *faults) field(field, format string, args ...any) {
 	f.add(InvalidField, field, format, args...)
 }
 
+// take adds what an error of this package is about; nil adds nothing.
+func (f *faults) take(err error) {
+	if e := (*Error)(nil); errors.As(err, &e) {
+		f.list, f.denied = append(f.list, e.All()...), f.denied || e.denied
+	}
+}
+
 // err returns all faults as one error, or nil.
 func (f *faults) err() error {
 	if len(f.list) == 0 {

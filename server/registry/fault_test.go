@@ -147,6 +147,20 @@ func TestOperationsAreDoneWholeOrNotAtAll(t *testing.T) {
 		"delete principal": func(r *registry.Registry, m made) error {
 			return second(r.DeletePrincipal(ctx, call, registry.DeletePrincipalRequest{Tenant: "acme", ID: "shop"}))
 		},
+		"create agent": func(r *registry.Registry, m made) error {
+			return second(r.CreateAgent(ctx, call, botOf("new", func(s *bot) {
+				s.Owner, s.SPIFFEIDs, s.Certificates, s.JWKS = "agent", []string{"spiffe://example.org/new"}, []string{print1}, keySet(edKey)
+			})))
+		},
+		"update agent": func(r *registry.Registry, m made) error {
+			return second(r.UpdateAgent(ctx, call, registry.UpdateAgentRequest{Fields: []string{"spiffe_ids", "tools"}, Spec: bot{
+				PrincipalSpec: person{Tenant: "acme", ID: "workload"}, SPIFFEIDs: []string{"spiffe://example.org/other"}, Tools: []string{"x"},
+			}}))
+		},
+		"disable agent": func(r *registry.Registry, m made) error { return second(r.DisableAgent(ctx, call, named("agent"))) },
+		"decommission": func(r *registry.Registry, m made) error {
+			return second(r.DecommissionAgent(ctx, call, named("workload")))
+		},
 		"import users": func(r *registry.Registry, m made) error {
 			return second(r.ImportUsers(ctx, call, registry.ImportUsersRequest{Rows: []registry.UserRow{{PrincipalSpec: person{Tenant: "acme", ID: "u"}}}}))
 		},
@@ -192,6 +206,10 @@ func TestOperationsAreDoneWholeOrNotAtAll(t *testing.T) {
 			w := newWorld(t)
 			w.principal(person{Tenant: "acme", ID: "agent", Kind: policy.KindAgent, Owner: "shop"})
 			w.principal(person{Tenant: "acme", ID: "sub", Kind: policy.KindAgent, Owner: "agent"})
+			w.agent("workload", func(s *bot) { s.SPIFFEIDs = []string{spiffe} })
+			w.agent("below", func(s *bot) { s.Owner = "workload" })
+			w.key(func(s *spec) { s.Principal = "below" })
+			w.approvals("below", store.ApprovalApproved)
 			var m made
 			m.parent, m.key = w.key().ID, w.key(func(s *spec) { s.Period = day; s.TTL = 80 * day }).ID
 			m.agentKey = w.key(func(s *spec) { s.Principal, s.Parent = "sub", m.parent }).ID

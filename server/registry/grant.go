@@ -39,6 +39,8 @@ const (
 	// Issuer may issue credentials, Auditor read everything.
 	Issuer  = "issuer"
 	Auditor = "auditor"
+	// Approver may approve what others ask for, see approval.go.
+	Approver = "approver"
 )
 
 // stronger lists, for each of these roles, those that may grant it.
@@ -47,6 +49,7 @@ var stronger = map[string][]string{
 	TenantAdmin:   {PlatformAdmin, TenantAdmin},
 	Issuer:        {PlatformAdmin, TenantAdmin, Issuer},
 	Auditor:       {PlatformAdmin, TenantAdmin, Auditor},
+	Approver:      {PlatformAdmin, TenantAdmin, Approver},
 }
 
 // ownPermission starts the permissions of Postern's own API.
@@ -245,8 +248,12 @@ func (f *faults) ownRights(c *store.Credential, p *store.Principal) {
 
 // installationRoles reports a role that principals of a tenant cannot have.
 func (f *faults) installationRoles(tenant string, g Rights) {
-	if tenant != "" && slices.Contains(g.Roles, PlatformAdmin) {
-		f.field("roles", "%s is a role of the installation: leave the tenant empty", PlatformAdmin)
+	f.installationRolesIn("roles", tenant, g.Roles)
+}
+
+func (f *faults) installationRolesIn(field, tenant string, roles []string) {
+	if tenant != "" && slices.Contains(roles, PlatformAdmin) {
+		f.field(field, "%s is a role of the installation: leave the tenant empty", PlatformAdmin)
 	}
 }
 

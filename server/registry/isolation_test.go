@@ -17,6 +17,7 @@ func TestTenantsAreApart(t *testing.T) {
 		key := w.key(func(s *spec) { s.Tenant, s.Period = tenant, day })
 		session, _, err := w.CreateSession(ctx, root(), registry.SessionSpec{Tenant: tenant, Principal: "alice"})
 		w.ok(err)
+		w.agent("bot", func(s *bot) { s.Tenant = tenant })
 		line, _, err := w.AddDenial(ctx, root(), store.Denial{Tenant: tenant, JTI: "x"})
 		w.ok(err)
 		return ids{tenant, key.ID, session.ID, line.ID}
@@ -68,6 +69,22 @@ func TestTenantsAreApart(t *testing.T) {
 		"delete principal": func(w *world, i ids) error {
 			return second(w.DeletePrincipal(ctx, call, registry.DeletePrincipalRequest{Tenant: i.tenant, ID: "alice"}))
 		},
+		"create agent": func(w *world, i ids) error {
+			return second(w.CreateAgent(ctx, call, botOf("new", func(s *bot) { s.Tenant = i.tenant })))
+		},
+		"get agent": func(w *world, i ids) error { _, err := w.GetAgent(ctx, call.Actor, i.tenant, "bot"); return err },
+		"update agent": func(w *world, i ids) error {
+			return second(w.UpdateAgent(ctx, call, registry.UpdateAgentRequest{Fields: []string{"model"}, Spec: bot{PrincipalSpec: person{Tenant: i.tenant, ID: "bot"}}}))
+		},
+		"disable agent": func(w *world, i ids) error {
+			return second(w.DisableAgent(ctx, call, registry.AgentRequest{Tenant: i.tenant, ID: "bot"}))
+		},
+		"enable agent": func(w *world, i ids) error {
+			return second(w.EnableAgent(ctx, call, registry.AgentRequest{Tenant: i.tenant, ID: "bot"}))
+		},
+		"decommission": func(w *world, i ids) error {
+			return second(w.DecommissionAgent(ctx, call, registry.AgentRequest{Tenant: i.tenant, ID: "bot"}))
+		},
 		"import users": func(w *world, i ids) error {
 			return second(w.ImportUsers(ctx, call, registry.ImportUsersRequest{Rows: []registry.UserRow{{PrincipalSpec: person{Tenant: i.tenant, ID: "new"}}}}))
 		},
@@ -98,6 +115,9 @@ func TestTenantsAreApart(t *testing.T) {
 		},
 		"list principals": func(w *world, i ids) error {
 			return second(w.ListPrincipals(ctx, call.Actor, registry.PrincipalQuery{Tenant: i.tenant}))
+		},
+		"list agents": func(w *world, i ids) error {
+			return second(w.ListAgents(ctx, call.Actor, registry.AgentQuery{Tenant: i.tenant}))
 		},
 		"list sessions": func(w *world, i ids) error {
 			return second(w.ListSessions(ctx, call.Actor, registry.SessionQuery{Tenant: i.tenant}))

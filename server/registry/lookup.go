@@ -142,6 +142,9 @@ func (o *operation) receiver(tenant, id string) (*store.Principal, store.Rules, 
 		}
 		rules = t.Rules
 	}
+	if p.Decommissioned() {
+		return nil, rules, fail(WrongState, "principal_id", "the agent was decommissioned, which is for good")
+	}
 	if p.Disabled != nil {
 		return nil, rules, fail(WrongState, "principal_id", "the principal is disabled")
 	}
@@ -193,10 +196,12 @@ func (o *operation) below(key string) (*family, error) {
 		return f, nil
 	}
 	f := &family{principals: []string{key}, children: map[string][]*store.Credential{}}
+	seen := map[string]bool{key: true}
 	for i := 0; i < len(f.principals); i++ {
 		owner := f.principals[i]
 		err := each[store.Principal](o.tx, store.Query{Owner: owner}, func(p *store.Principal) error {
-			if !slices.Contains(f.principals, p.Key()) {
+			if !seen[p.Key()] {
+				seen[p.Key()] = true
 				f.principals = append(f.principals, p.Key())
 			}
 			return nil

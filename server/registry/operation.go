@@ -6,9 +6,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 	"time"
 
+	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/store"
 )
@@ -193,10 +195,26 @@ func signed(e store.AuditEntry, call Call) store.AuditEntry {
 		e.Actor = call.Actor.Name()
 	}
 	e.Credential, e.RequestID = call.Actor.Credential, call.RequestID
+	if len(call.Actor.Actors) > 0 { // a human and who acts for him are both named
+		e.Detail = maps.Clone(e.Detail)
+		if e.Detail == nil {
+			e.Detail = map[string]string{}
+		}
+		e.Detail["actors"] = seal.Scrub(actorIDs(call.Actor.Actors))
+	}
 	for _, text := range []*string{&e.Actor, &e.Credential, &e.Target, &e.Tenant, &e.Reason, &e.RequestID} {
 		*text = seal.Scrub(*text)
 	}
 	return e
+}
+
+// actorIDs are the ids of those who act for somebody, the one who calls first.
+func actorIDs(actors []policy.Actor) string {
+	ids := make([]string, len(actors))
+	for i := range ids {
+		ids[i] = actors[i].ID
+	}
+	return strings.Join(ids, " ")
 }
 
 // target says what the operation is about.

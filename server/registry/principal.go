@@ -88,7 +88,10 @@ func (o *operation) newPrincipal(s *PrincipalSpec, wildcard bool) (*store.Princi
 		return nil, err
 	}
 	if len(f.list) == 0 {
-		if _, err := readPrincipal(o.tx, o.actor, s.Tenant, s.ID); err == nil {
+		if there, err := readPrincipal(o.tx, o.actor, s.Tenant, s.ID); err == nil {
+			if there.Decommissioned() {
+				return nil, fail(AlreadyExists, "id", "an agent had this id and was decommissioned: such an id is never used again")
+			}
 			return nil, fail(AlreadyExists, "id", "there is a principal with this id")
 		} else if ReasonOf(err) != NotFound {
 			return nil, err
@@ -160,6 +163,14 @@ func (o *operation) setOwner(f *faults, p *store.Principal, owner string) error 
 		f.field("owner_id", "is owned by the principal itself")
 		return nil
 	}
+	if slices.ContainsFunc(line, (*store.Principal).Decommissioned) {
+		f.add(WrongState, "owner_id", "was decommissioned, or falls with an agent that was")
+		return nil
+	}
+	if p.Kind == policy.KindAgent && len(line) > 0 && line[0].Kind == policy.KindDevice {
+		f.field("owner_id", "is a device; agents are of users, services and other agents")
+		return nil
+	}
 	if !moved {
 		return nil
 	}
@@ -219,6 +230,9 @@ func (r *Registry) UpdatePrincipal(ctx context.Context, call Call, req UpdatePri
 	return r.onPrincipal(ctx, call, action{"principal.update", same}, req, func(o *operation) (*store.Principal, error) {
 		p, err := o.principal(req.Spec.Tenant, req.Spec.ID, req.Etag)
 		if err != nil {
+			return nil, err
+		}
+		if err := living(p); err != nil {
 			return nil, err
 		}
 		var f faults

@@ -1,7 +1,7 @@
 // Package registry says what may be done to the records of package store, and does
-// it: tenants, principals, credentials, sessions and the denylist. It knows no wire
-// and no Rego. Whoever calls it has authenticated the caller and asked the policy
-// (server/admin does both); what is here holds whatever the policy says.
+// it: tenants, principals, credentials, sessions, the denylist, and what people agree
+// to. It knows no wire and no Rego. Whoever calls it has authenticated the caller and
+// asked the policy (server/admin does both); what is here holds whatever the policy says.
 //
 // # One operation, one transaction
 //
@@ -79,6 +79,8 @@ type Config struct {
 	// long; 5 in 15 minutes unless set.
 	LoginTries  int
 	LoginWindow time.Duration
+	// Approvals says how approvals are given.
+	Approvals ApprovalRules
 }
 
 // WithDefaults returns the configuration with what it leaves out.
@@ -98,6 +100,7 @@ func (c Config) WithDefaults() Config {
 	c.SessionOverlap = min(c.SessionOverlap, maxOverlap)
 	positive(&c.LoginTries, 5)
 	positive(&c.LoginWindow, 15*time.Minute)
+	c.Approvals = c.Approvals.WithDefaults()
 	return c
 }
 
@@ -178,11 +181,20 @@ type Actor struct {
 	// Tenant and ID name the principal; an actor without a tenant is of the
 	// installation, one without an id is nobody and can do nothing.
 	Tenant, ID string
+	// Kind is what sort of caller it is, and Actors those who act for it, outermost first:
+	// somebody may only be let in because another lets him.
+	Kind   policy.Kind
+	Actors []policy.Actor
+	// AuthTime is when a user has logged in, as far as the credential says.
+	AuthTime time.Time
 	// Credential is the id of the credential that proved it.
 	Credential string
 	// Rights are what it has through that credential now: the bound of what it can
 	// grant. Permissions that its roles stand for count only if they are listed.
 	Rights Rights
+	// Ends is when its credential ends, if that is a token which may not bring about others
+	// that outlive it; zero for all others.
+	Ends time.Time
 	// Narrowed is set if its permissions, those of its roles included, are cut down
 	// to the listed ones (policy.Narrowed.Permissions), as those of a fine-grained
 	// token are. It can then pass on nothing that is not cut down likewise.

@@ -1,5 +1,5 @@
 // Package signer signs what Postern vouches for itself: personal access tokens that are
-// JWTs, and the tokens that tell an upstream who called.
+// JWTs, the tokens of agents, and those that tell an upstream who called.
 //
 // # The form
 //
@@ -14,9 +14,10 @@
 // One key signs tokens of several sorts. None can be taken for another: typ says what
 // it is, and aud for whom (RFC 8725 sections 3.11 and 3.9).
 //
-//	sort                    typ       aud                    life
-//	identity, to upstream   JWT       the upstream           MaxIdentityTTL at most
-//	personal access token   pat+jwt   Postern: the issuer    as its record says
+//	sort                    typ         aud                    life
+//	identity, to upstream   JWT         the upstream           MaxIdentityTTL at most
+//	personal access token   pat+jwt     Postern: the issuer    as its record says
+//	agent token             agent+jwt   who takes it: agents   an hour at most
 //
 // # Keys
 //
@@ -30,7 +31,7 @@
 // To take a key away ends whatever it has signed.
 //
 // Nothing here is verified: see server/jose, and server/authn/apikey for personal access
-// tokens.
+// tokens, server/authn/agent for those of agents.
 package signer
 
 import (

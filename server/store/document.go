@@ -1,6 +1,9 @@
 package store
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"strings"
 	"time"
@@ -155,6 +158,34 @@ type Principal struct {
 	PasswordChangedAt time.Time `json:"password_changed_at,omitzero"`
 	CreatedAt         time.Time `json:"created_at"`
 	UpdatedAt         time.Time `json:"updated_at"`
+	// Agent is what there is to say of an agent besides; nil for all others, and for
+	// an agent of which nothing was said.
+	Agent *Agent `json:"agent,omitempty"`
+}
+
+// Decommissioned reports whether it is an agent that was ended for good.
+func (p *Principal) Decommissioned() bool { return p.Agent != nil && p.Agent.Decommissioned != nil }
+
+// Agent is what is registered of an agent: what it is, what it may get, and how it is
+// known when it calls.
+type Agent struct {
+	// Model, Version and Purpose say what it is, for people and policies.
+	Model   string `json:"model,omitempty"`
+	Version string `json:"version,omitempty"`
+	Purpose string `json:"purpose,omitempty"`
+	// Roles are those of which it may get tokens.
+	Roles []string `json:"roles,omitempty"`
+	// Tools are those that it may call: a name, one that ends in ".*", or "*".
+	Tools []string `json:"tools,omitempty"`
+	// Keys is the JWK set (RFC 7517 section 5) with which it signs: public keys only.
+	Keys json.RawMessage `json:"keys,omitempty"`
+	// SPIFFEIDs are the workloads that it is, and Certificates the SHA-256 of those that
+	// it shows (x5t#S256), in lower-case hex.
+	SPIFFEIDs    []string `json:"spiffe_ids,omitempty"`
+	Certificates []string `json:"certificates,omitempty"`
+	// Decommissioned ends it for good. The record stays, so that its id is never used
+	// again.
+	Decommissioned *Ending `json:"decommissioned,omitempty"`
 }
 
 // PrincipalKey is the id of a principal's record. Tenants hold no slash.
@@ -314,7 +345,11 @@ type Denial struct {
 	Issuer       string    `json:"issuer,omitempty"`
 	IssuedBefore time.Time `json:"issued_before,omitzero"`
 	// Tenant owns the line; empty for the installation.
-	Tenant    string    `json:"tenant,omitempty"`
+	Tenant string `json:"tenant,omitempty"`
+	// Ended is the id of the agent of Tenant with whose end the line was written; empty
+	// for those that somebody added. Without a Tenant such a line is bounded to what
+	// has none either.
+	Ended     string    `json:"ended,omitempty"`
 	Note      string    `json:"note,omitempty"`
 	By        string    `json:"by,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
@@ -324,8 +359,49 @@ type Denial struct {
 
 // Columns implements Document.
 func (d *Denial) Columns() Record {
-	return Record{Kind: KindDenial, ID: d.ID, Tenant: d.Tenant, ExpiresAt: d.ExpiresAt}
+	r := Record{Kind: KindDenial, ID: d.ID, Tenant: d.Tenant, ExpiresAt: d.ExpiresAt}
+	if d.Ended != "" {
+		r.Owner = PrincipalKey(d.Tenant, d.Ended)
+	}
+	return r
 }
+
+// Workload says which agent a workload is. It is there so that no two living agents are
+// the same one, and goes when its agent is decommissioned.
+type Workload struct {
+	version
+	ID     string `json:"id"`
+	Tenant string `json:"tenant,omitempty"`
+	Agent  string `json:"agent"`
+	// Name is a SPIFFE id, or the SHA-256 of a certificate in lower-case hex.
+	Name string `json:"name"`
+}
+
+// Columns implements Document.
+func (w *Workload) Columns() Record {
+	return Record{
+		Kind: KindWorkload, ID: w.ID, Tenant: w.Tenant, Owner: PrincipalKey(w.Tenant, w.Agent), Digest: "workload:" + w.Name,
+	}
+}
+
+// Limit is the limit of a budget for one of those who have it.
+type Limit struct {
+	version
+	// ID stands for Budget and Subject together.
+	ID string `json:"id"`
+	// Budget is its name, Subject who has it, in the words of the ledger; Tenant whose
+	// that is.
+	Budget  string `json:"budget"`
+	Subject string `json:"subject"`
+	Tenant  string `json:"tenant,omitempty"`
+	// Limit is how much it holds; 0 for what the configuration says.
+	Limit int64     `json:"limit"`
+	By    string    `json:"by,omitempty"`
+	SetAt time.Time `json:"set_at"`
+}
+
+// Columns implements Document.
+func (l *Limit) Columns() Record { return Record{Kind: KindLimit, ID: l.ID, Tenant: l.Tenant} }
 
 // Request remembers a call that changed something, for a day.
 type Request struct {
@@ -342,4 +418,108 @@ type Request struct {
 // Columns implements Document.
 func (r *Request) Columns() Record {
 	return Record{Kind: KindRequest, ID: r.ID, ExpiresAt: r.ExpiresAt}
+}
+
+// ApprovalState is where an approval is in its life. That its time has run out is not
+// written down.
+type ApprovalState string
+
+// The states. Only one that is approved can be used, and only once; from used, denied
+// and withdrawn nothing leads on, but that a use which came to nothing is taken back.
+const (
+	ApprovalPending   ApprovalState = "pending"
+	ApprovalApproved  ApprovalState = "approved"
+	ApprovalDenied    ApprovalState = "denied"
+	ApprovalUsed      ApprovalState = "used"
+	ApprovalWithdrawn ApprovalState = "withdrawn"
+)
+
+// Approval is somebody's yes to one action, for one use, or the wish for it.
+type Approval struct {
+	version
+	ID     string        `json:"id"`
+	Tenant string        `json:"tenant,omitempty"`
+	State  ApprovalState `json:"state"`
+	// Requester is who would do it, by the name of an actor of this API; Agent is who acts
+	// for the requester, if anybody does. RequestedBy is who asked for the approval, as
+	// "tenant/id".
+	Requester   string `json:"requester"`
+	Agent       string `json:"agent,omitempty"`
+	RequestedBy string `json:"requested_by"`
+	// Needs is who has to approve it, Action the digest of what would be done, and
+	// Proposal the text that it is the digest of (policy.Proposal).
+	Needs    policy.Approver `json:"needs"`
+	Action   string          `json:"action"`
+	Proposal string          `json:"proposal"`
+	// Body is the request's, where the requester has shown it; its digest is that in the
+	// proposal.
+	Body string `json:"body,omitempty"`
+	// Reason is why, as the requester says.
+	Reason string `json:"reason,omitempty"`
+	// Decided says who has approved or denied it, or withdrawn it, and why.
+	Decided *Ending `json:"decided,omitempty"`
+	// ApproverKind and ApproverRoles are those that the approver had then. Recorded says
+	// that the approver is a principal of this store, of which can be found out whether
+	// it still counts.
+	ApproverKind  policy.Kind `json:"approver_kind,omitempty"`
+	ApproverRoles []string    `json:"approver_roles,omitempty"`
+	Recorded      bool        `json:"recorded,omitempty"`
+	CreatedAt     time.Time   `json:"created_at"`
+	// ExpiresAt is when the wish is over if nobody has decided, and then when the yes is.
+	ExpiresAt time.Time `json:"expires_at"`
+	// UsedAt is when it was used up, and UsedBy by which decision.
+	UsedAt time.Time `json:"used_at,omitzero"`
+	UsedBy string    `json:"used_by,omitempty"`
+}
+
+// Columns implements Document. It falls with whoever acts.
+func (a *Approval) Columns() Record {
+	owner := a.Requester
+	if a.Agent != "" {
+		owner = a.Agent
+	}
+	return Record{Kind: KindApproval, ID: a.ID, Tenant: a.Tenant, Owner: PrincipalKey(a.Tenant, owner), ExpiresAt: a.ExpiresAt}
+}
+
+// Consent is a user's yes to an agent or a client, which may act for the user within
+// scopes. There is one for each user and each of those.
+type Consent struct {
+	version
+	ID     string `json:"id"`
+	Tenant string `json:"tenant,omitempty"`
+	// User is the id of the user, as Issuer names it; Postern's own users have the issuer
+	// "postern". Actor is the id of whoever acts, as tokens name it (RFC 8693 section
+	// 4.1).
+	User   string `json:"user"`
+	Issuer string `json:"issuer"`
+	Actor  string `json:"actor"`
+	// Scopes are what it covers.
+	Scopes []string `json:"scopes"`
+	// GivenAt is when, By who gave it, as "tenant/id", and Evidence what shows that the
+	// user wanted it, where somebody else gave it.
+	GivenAt   time.Time `json:"given_at"`
+	By        string    `json:"by"`
+	Evidence  string    `json:"evidence,omitempty"`
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	// Withdrawn ends it until it is given anew.
+	Withdrawn *Ending `json:"withdrawn,omitempty"`
+}
+
+// Columns implements Document. It falls with the user, if that is one of Postern's own.
+func (c *Consent) Columns() Record {
+	r := Record{Kind: KindConsent, ID: c.ID, Tenant: c.Tenant, Digest: ConsentDigest(c.Tenant, c.Issuer, c.User, c.Actor)}
+	if c.Issuer == "postern" {
+		r.Owner = PrincipalKey(c.Tenant, c.User)
+	}
+	return r
+}
+
+// ConsentDigest finds the consent of a user to an actor.
+func ConsentDigest(tenant, issuer, user, actor string) string {
+	var b []byte
+	for _, part := range []string{tenant, issuer, user, actor} {
+		b = append(binary.AppendUvarint(b, uint64(len(part))), part...)
+	}
+	sum := sha256.Sum256(b)
+	return "consent:" + hex.EncodeToString(sum[:])
 }

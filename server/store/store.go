@@ -49,6 +49,14 @@ const (
 	KindCredential Kind = "credential"
 	KindSession    Kind = "session"
 	KindDenial     Kind = "denial"
+	// KindWorkload keeps workloads apart that are agents.
+	KindWorkload Kind = "workload"
+	// KindApproval and KindConsent are what people have agreed to, or are asked to.
+	KindApproval Kind = "approval"
+	KindConsent  Kind = "consent"
+	// KindLimit is the limit of a budget for one of those who have it, in the place of the
+	// configuration's.
+	KindLimit Kind = "limit"
 	// KindRequest remembers calls by the id that their caller gave them, so that a
 	// repeated call is not carried out twice.
 	KindRequest Kind = "request"

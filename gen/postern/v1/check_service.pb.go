@@ -93,6 +93,11 @@ type CheckRequest struct {
 	Context *structpb.Struct `protobuf:"bytes,3,opt,name=context,proto3" json:"context,omitempty"`
 	// The id to log and trace this check under. Generated when empty.
 	CorrelationId string `protobuf:"bytes,4,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
+	// What the request costs, by unit: "tokens", "requests" or "micros". It is charged
+	// to the budgets of the principal once the request is allowed. A unit that is not
+	// here, or is 0, costs what it would otherwise: one request, and the tokens that the
+	// request itself speaks of. A negative amount or an unknown unit is INVALID_ARGUMENT.
+	Cost          map[string]int64 `protobuf:"bytes,5,rep,name=cost,proto3" json:"cost,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -153,6 +158,13 @@ func (x *CheckRequest) GetCorrelationId() string {
 		return x.CorrelationId
 	}
 	return ""
+}
+
+func (x *CheckRequest) GetCost() map[string]int64 {
+	if x != nil {
+		return x.Cost
+	}
+	return nil
 }
 
 // CheckResponse is one answer.
@@ -280,7 +292,10 @@ type CheckItem struct {
 	// What the caller wants to do.
 	Target *Target `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	// Further facts for the policy, readable as `input.context`.
-	Context       *structpb.Struct `protobuf:"bytes,2,opt,name=context,proto3" json:"context,omitempty"`
+	Context *structpb.Struct `protobuf:"bytes,2,opt,name=context,proto3" json:"context,omitempty"`
+	// What the request costs, by unit, as in CheckRequest. Each item that is allowed is
+	// charged by itself.
+	Cost          map[string]int64 `protobuf:"bytes,3,rep,name=cost,proto3" json:"cost,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -325,6 +340,13 @@ func (x *CheckItem) GetTarget() *Target {
 func (x *CheckItem) GetContext() *structpb.Struct {
 	if x != nil {
 		return x.Context
+	}
+	return nil
+}
+
+func (x *CheckItem) GetCost() map[string]int64 {
+	if x != nil {
+		return x.Cost
 	}
 	return nil
 }
@@ -624,7 +646,12 @@ type HttpTarget struct {
 	SourceIp string `protobuf:"bytes,5,opt,name=source_ip,json=sourceIp,proto3" json:"source_ip,omitempty"`
 	// "http" or "https", as the client used it. A credential over "http" is
 	// refused unless the route allows it. Empty if unknown.
-	Scheme        string `protobuf:"bytes,6,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	Scheme string `protobuf:"bytes,6,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	// The whole body. Routes that read bodies refuse a request that should have one and
+	// comes without. Empty if it was not read.
+	Body []byte `protobuf:"bytes,7,opt,name=body,proto3" json:"body,omitempty"`
+	// Says that `body` is only the beginning: what must be read is refused then.
+	BodyTruncated bool `protobuf:"varint,8,opt,name=body_truncated,json=bodyTruncated,proto3" json:"body_truncated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -699,6 +726,20 @@ func (x *HttpTarget) GetScheme() string {
 		return x.Scheme
 	}
 	return ""
+}
+
+func (x *HttpTarget) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *HttpTarget) GetBodyTruncated() bool {
+	if x != nil {
+		return x.BodyTruncated
+	}
+	return false
 }
 
 // HeaderField is one header field as it came.
@@ -907,14 +948,18 @@ var File_postern_v1_check_service_proto protoreflect.FileDescriptor
 const file_postern_v1_check_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1epostern/v1/check_service.proto\x12\n" +
-	"postern.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1bpostern/v1/credential.proto\x1a\x19postern/v1/decision.proto\x1a\x1apostern/v1/principal.proto\"\xcc\x01\n" +
+	"postern.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1bpostern/v1/credential.proto\x1a\x19postern/v1/decision.proto\x1a\x1apostern/v1/principal.proto\"\xbd\x02\n" +
 	"\fCheckRequest\x126\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x16.postern.v1.CredentialR\n" +
 	"credential\x12*\n" +
 	"\x06target\x18\x02 \x01(\v2\x12.postern.v1.TargetR\x06target\x121\n" +
 	"\acontext\x18\x03 \x01(\v2\x17.google.protobuf.StructR\acontext\x12%\n" +
-	"\x0ecorrelation_id\x18\x04 \x01(\tR\rcorrelationId\"v\n" +
+	"\x0ecorrelation_id\x18\x04 \x01(\tR\rcorrelationId\x126\n" +
+	"\x04cost\x18\x05 \x03(\v2\".postern.v1.CheckRequest.CostEntryR\x04cost\x1a7\n" +
+	"\tCostEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"v\n" +
 	"\rCheckResponse\x120\n" +
 	"\bdecision\x18\x01 \x01(\v2\x14.postern.v1.DecisionR\bdecision\x123\n" +
 	"\tprincipal\x18\x02 \x01(\v2\x15.postern.v1.PrincipalR\tprincipal\"\xaf\x01\n" +
@@ -923,10 +968,14 @@ const file_postern_v1_check_service_proto_rawDesc = "" +
 	"credential\x18\x01 \x01(\v2\x16.postern.v1.CredentialR\n" +
 	"credential\x12+\n" +
 	"\x05items\x18\x02 \x03(\v2\x15.postern.v1.CheckItemR\x05items\x125\n" +
-	"\bsemantic\x18\x03 \x01(\x0e2\x19.postern.v1.BatchSemanticR\bsemantic\"j\n" +
+	"\bsemantic\x18\x03 \x01(\x0e2\x19.postern.v1.BatchSemanticR\bsemantic\"\xd8\x01\n" +
 	"\tCheckItem\x12*\n" +
 	"\x06target\x18\x01 \x01(\v2\x12.postern.v1.TargetR\x06target\x121\n" +
-	"\acontext\x18\x02 \x01(\v2\x17.google.protobuf.StructR\acontext\"}\n" +
+	"\acontext\x18\x02 \x01(\v2\x17.google.protobuf.StructR\acontext\x123\n" +
+	"\x04cost\x18\x03 \x03(\v2\x1f.postern.v1.CheckItem.CostEntryR\x04cost\x1a7\n" +
+	"\tCostEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"}\n" +
 	"\x12BatchCheckResponse\x123\n" +
 	"\tprincipal\x18\x01 \x01(\v2\x15.postern.v1.PrincipalR\tprincipal\x122\n" +
 	"\tdecisions\x18\x02 \x03(\v2\x14.postern.v1.DecisionR\tdecisions\"t\n" +
@@ -943,7 +992,7 @@ const file_postern_v1_check_service_proto_rawDesc = "" +
 	"\x04grpc\x18\x02 \x01(\v2\x16.postern.v1.GrpcTargetH\x00R\x04grpc\x122\n" +
 	"\x06action\x18\x03 \x01(\v2\x18.postern.v1.ActionTargetH\x00R\x06action\x12\x16\n" +
 	"\x06tenant\x18\x04 \x01(\tR\x06tenantB\x06\n" +
-	"\x04kind\"\xb4\x01\n" +
+	"\x04kind\"\xef\x01\n" +
 	"\n" +
 	"HttpTarget\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
@@ -951,7 +1000,9 @@ const file_postern_v1_check_service_proto_rawDesc = "" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x121\n" +
 	"\aheaders\x18\x04 \x03(\v2\x17.postern.v1.HeaderFieldR\aheaders\x12\x1b\n" +
 	"\tsource_ip\x18\x05 \x01(\tR\bsourceIp\x12\x16\n" +
-	"\x06scheme\x18\x06 \x01(\tR\x06scheme\"7\n" +
+	"\x06scheme\x18\x06 \x01(\tR\x06scheme\x12\x12\n" +
+	"\x04body\x18\a \x01(\fR\x04body\x12%\n" +
+	"\x0ebody_truncated\x18\b \x01(\bR\rbodyTruncated\"7\n" +
 	"\vHeaderField\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\x90\x01\n" +
@@ -996,7 +1047,7 @@ func file_postern_v1_check_service_proto_rawDescGZIP() []byte {
 }
 
 var file_postern_v1_check_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_postern_v1_check_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_postern_v1_check_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_postern_v1_check_service_proto_goTypes = []any{
 	(BatchSemantic)(0),           // 0: postern.v1.BatchSemantic
 	(*CheckRequest)(nil),         // 1: postern.v1.CheckRequest
@@ -1011,44 +1062,48 @@ var file_postern_v1_check_service_proto_goTypes = []any{
 	(*HeaderField)(nil),          // 10: postern.v1.HeaderField
 	(*GrpcTarget)(nil),           // 11: postern.v1.GrpcTarget
 	(*ActionTarget)(nil),         // 12: postern.v1.ActionTarget
-	(*Credential)(nil),           // 13: postern.v1.Credential
-	(*structpb.Struct)(nil),      // 14: google.protobuf.Struct
-	(*Decision)(nil),             // 15: postern.v1.Decision
-	(*Principal)(nil),            // 16: postern.v1.Principal
+	nil,                          // 13: postern.v1.CheckRequest.CostEntry
+	nil,                          // 14: postern.v1.CheckItem.CostEntry
+	(*Credential)(nil),           // 15: postern.v1.Credential
+	(*structpb.Struct)(nil),      // 16: google.protobuf.Struct
+	(*Decision)(nil),             // 17: postern.v1.Decision
+	(*Principal)(nil),            // 18: postern.v1.Principal
 }
 var file_postern_v1_check_service_proto_depIdxs = []int32{
-	13, // 0: postern.v1.CheckRequest.credential:type_name -> postern.v1.Credential
+	15, // 0: postern.v1.CheckRequest.credential:type_name -> postern.v1.Credential
 	8,  // 1: postern.v1.CheckRequest.target:type_name -> postern.v1.Target
-	14, // 2: postern.v1.CheckRequest.context:type_name -> google.protobuf.Struct
-	15, // 3: postern.v1.CheckResponse.decision:type_name -> postern.v1.Decision
-	16, // 4: postern.v1.CheckResponse.principal:type_name -> postern.v1.Principal
-	13, // 5: postern.v1.BatchCheckRequest.credential:type_name -> postern.v1.Credential
-	4,  // 6: postern.v1.BatchCheckRequest.items:type_name -> postern.v1.CheckItem
-	0,  // 7: postern.v1.BatchCheckRequest.semantic:type_name -> postern.v1.BatchSemantic
-	8,  // 8: postern.v1.CheckItem.target:type_name -> postern.v1.Target
-	14, // 9: postern.v1.CheckItem.context:type_name -> google.protobuf.Struct
-	16, // 10: postern.v1.BatchCheckResponse.principal:type_name -> postern.v1.Principal
-	15, // 11: postern.v1.BatchCheckResponse.decisions:type_name -> postern.v1.Decision
-	13, // 12: postern.v1.AuthenticateRequest.credential:type_name -> postern.v1.Credential
-	15, // 13: postern.v1.AuthenticateResponse.decision:type_name -> postern.v1.Decision
-	16, // 14: postern.v1.AuthenticateResponse.principal:type_name -> postern.v1.Principal
-	9,  // 15: postern.v1.Target.http:type_name -> postern.v1.HttpTarget
-	11, // 16: postern.v1.Target.grpc:type_name -> postern.v1.GrpcTarget
-	12, // 17: postern.v1.Target.action:type_name -> postern.v1.ActionTarget
-	10, // 18: postern.v1.HttpTarget.headers:type_name -> postern.v1.HeaderField
-	10, // 19: postern.v1.GrpcTarget.metadata:type_name -> postern.v1.HeaderField
-	14, // 20: postern.v1.ActionTarget.properties:type_name -> google.protobuf.Struct
-	1,  // 21: postern.v1.CheckService.Check:input_type -> postern.v1.CheckRequest
-	3,  // 22: postern.v1.CheckService.BatchCheck:input_type -> postern.v1.BatchCheckRequest
-	6,  // 23: postern.v1.CheckService.Authenticate:input_type -> postern.v1.AuthenticateRequest
-	2,  // 24: postern.v1.CheckService.Check:output_type -> postern.v1.CheckResponse
-	5,  // 25: postern.v1.CheckService.BatchCheck:output_type -> postern.v1.BatchCheckResponse
-	7,  // 26: postern.v1.CheckService.Authenticate:output_type -> postern.v1.AuthenticateResponse
-	24, // [24:27] is the sub-list for method output_type
-	21, // [21:24] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	16, // 2: postern.v1.CheckRequest.context:type_name -> google.protobuf.Struct
+	13, // 3: postern.v1.CheckRequest.cost:type_name -> postern.v1.CheckRequest.CostEntry
+	17, // 4: postern.v1.CheckResponse.decision:type_name -> postern.v1.Decision
+	18, // 5: postern.v1.CheckResponse.principal:type_name -> postern.v1.Principal
+	15, // 6: postern.v1.BatchCheckRequest.credential:type_name -> postern.v1.Credential
+	4,  // 7: postern.v1.BatchCheckRequest.items:type_name -> postern.v1.CheckItem
+	0,  // 8: postern.v1.BatchCheckRequest.semantic:type_name -> postern.v1.BatchSemantic
+	8,  // 9: postern.v1.CheckItem.target:type_name -> postern.v1.Target
+	16, // 10: postern.v1.CheckItem.context:type_name -> google.protobuf.Struct
+	14, // 11: postern.v1.CheckItem.cost:type_name -> postern.v1.CheckItem.CostEntry
+	18, // 12: postern.v1.BatchCheckResponse.principal:type_name -> postern.v1.Principal
+	17, // 13: postern.v1.BatchCheckResponse.decisions:type_name -> postern.v1.Decision
+	15, // 14: postern.v1.AuthenticateRequest.credential:type_name -> postern.v1.Credential
+	17, // 15: postern.v1.AuthenticateResponse.decision:type_name -> postern.v1.Decision
+	18, // 16: postern.v1.AuthenticateResponse.principal:type_name -> postern.v1.Principal
+	9,  // 17: postern.v1.Target.http:type_name -> postern.v1.HttpTarget
+	11, // 18: postern.v1.Target.grpc:type_name -> postern.v1.GrpcTarget
+	12, // 19: postern.v1.Target.action:type_name -> postern.v1.ActionTarget
+	10, // 20: postern.v1.HttpTarget.headers:type_name -> postern.v1.HeaderField
+	10, // 21: postern.v1.GrpcTarget.metadata:type_name -> postern.v1.HeaderField
+	16, // 22: postern.v1.ActionTarget.properties:type_name -> google.protobuf.Struct
+	1,  // 23: postern.v1.CheckService.Check:input_type -> postern.v1.CheckRequest
+	3,  // 24: postern.v1.CheckService.BatchCheck:input_type -> postern.v1.BatchCheckRequest
+	6,  // 25: postern.v1.CheckService.Authenticate:input_type -> postern.v1.AuthenticateRequest
+	2,  // 26: postern.v1.CheckService.Check:output_type -> postern.v1.CheckResponse
+	5,  // 27: postern.v1.CheckService.BatchCheck:output_type -> postern.v1.BatchCheckResponse
+	7,  // 28: postern.v1.CheckService.Authenticate:output_type -> postern.v1.AuthenticateResponse
+	26, // [26:29] is the sub-list for method output_type
+	23, // [23:26] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_check_service_proto_init() }
@@ -1070,7 +1125,7 @@ func file_postern_v1_check_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_check_service_proto_rawDesc), len(file_postern_v1_check_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

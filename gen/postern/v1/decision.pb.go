@@ -346,7 +346,11 @@ type Decision struct {
 	// is nothing to settle.
 	Reservation string `protobuf:"bytes,17,opt,name=reservation,proto3" json:"reservation,omitempty"`
 	// The id of the approval that was used up.
-	ApprovalId    string `protobuf:"bytes,18,opt,name=approval_id,json=approvalId,proto3" json:"approval_id,omitempty"`
+	ApprovalId string `protobuf:"bytes,18,opt,name=approval_id,json=approvalId,proto3" json:"approval_id,omitempty"`
+	// What somebody has to approve first, on REASON_APPROVAL_REQUIRED: hand it to
+	// postern.admin.v1.ApprovalService. Unset where it cannot be said exactly, for example
+	// because the body is not there.
+	Proposal      *Proposal `protobuf:"bytes,19,opt,name=proposal,proto3" json:"proposal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -507,6 +511,68 @@ func (x *Decision) GetApprovalId() string {
 	return ""
 }
 
+func (x *Decision) GetProposal() *Proposal {
+	if x != nil {
+		return x.Proposal
+	}
+	return nil
+}
+
+// Proposal is exactly what a request would do.
+type Proposal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The SHA-256 of the text in hex: the action that is approved.
+	Action string `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
+	// What it would do, as JSON.
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Proposal) Reset() {
+	*x = Proposal{}
+	mi := &file_postern_v1_decision_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Proposal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Proposal) ProtoMessage() {}
+
+func (x *Proposal) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_decision_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Proposal.ProtoReflect.Descriptor instead.
+func (*Proposal) Descriptor() ([]byte, []int) {
+	return file_postern_v1_decision_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Proposal) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Proposal) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // BudgetState is what is left of a budget or a rate after a decision.
 type BudgetState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -528,7 +594,7 @@ type BudgetState struct {
 
 func (x *BudgetState) Reset() {
 	*x = BudgetState{}
-	mi := &file_postern_v1_decision_proto_msgTypes[1]
+	mi := &file_postern_v1_decision_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +606,7 @@ func (x *BudgetState) String() string {
 func (*BudgetState) ProtoMessage() {}
 
 func (x *BudgetState) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_decision_proto_msgTypes[1]
+	mi := &file_postern_v1_decision_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +619,7 @@ func (x *BudgetState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BudgetState.ProtoReflect.Descriptor instead.
 func (*BudgetState) Descriptor() ([]byte, []int) {
-	return file_postern_v1_decision_proto_rawDescGZIP(), []int{1}
+	return file_postern_v1_decision_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *BudgetState) GetBudget() string {
@@ -613,7 +679,7 @@ type RuleLocation struct {
 
 func (x *RuleLocation) Reset() {
 	*x = RuleLocation{}
-	mi := &file_postern_v1_decision_proto_msgTypes[2]
+	mi := &file_postern_v1_decision_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +691,7 @@ func (x *RuleLocation) String() string {
 func (*RuleLocation) ProtoMessage() {}
 
 func (x *RuleLocation) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_decision_proto_msgTypes[2]
+	mi := &file_postern_v1_decision_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +704,7 @@ func (x *RuleLocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleLocation.ProtoReflect.Descriptor instead.
 func (*RuleLocation) Descriptor() ([]byte, []int) {
-	return file_postern_v1_decision_proto_rawDescGZIP(), []int{2}
+	return file_postern_v1_decision_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RuleLocation) GetRule() string {
@@ -675,7 +741,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_postern_v1_decision_proto_msgTypes[3]
+	mi := &file_postern_v1_decision_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +753,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_decision_proto_msgTypes[3]
+	mi := &file_postern_v1_decision_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +766,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_postern_v1_decision_proto_rawDescGZIP(), []int{3}
+	return file_postern_v1_decision_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Header) GetName() string {
@@ -730,7 +796,7 @@ type Obligation struct {
 
 func (x *Obligation) Reset() {
 	*x = Obligation{}
-	mi := &file_postern_v1_decision_proto_msgTypes[4]
+	mi := &file_postern_v1_decision_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +808,7 @@ func (x *Obligation) String() string {
 func (*Obligation) ProtoMessage() {}
 
 func (x *Obligation) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_decision_proto_msgTypes[4]
+	mi := &file_postern_v1_decision_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +821,7 @@ func (x *Obligation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Obligation.ProtoReflect.Descriptor instead.
 func (*Obligation) Descriptor() ([]byte, []int) {
-	return file_postern_v1_decision_proto_rawDescGZIP(), []int{4}
+	return file_postern_v1_decision_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Obligation) GetType() string {
@@ -777,7 +843,7 @@ var File_postern_v1_decision_proto protoreflect.FileDescriptor
 const file_postern_v1_decision_proto_rawDesc = "" +
 	"\n" +
 	"\x19postern/v1/decision.proto\x12\n" +
-	"postern.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xa9\x06\n" +
+	"postern.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xdb\x06\n" +
 	"\bDecision\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12*\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x12.postern.v1.ReasonR\x06reason\x12\x18\n" +
@@ -801,7 +867,11 @@ const file_postern_v1_decision_proto_rawDesc = "" +
 	"\abudgets\x18\x10 \x03(\v2\x17.postern.v1.BudgetStateR\abudgets\x12 \n" +
 	"\vreservation\x18\x11 \x01(\tR\vreservation\x12\x1f\n" +
 	"\vapproval_id\x18\x12 \x01(\tR\n" +
-	"approvalId\"\xdc\x01\n" +
+	"approvalId\x120\n" +
+	"\bproposal\x18\x13 \x01(\v2\x14.postern.v1.ProposalR\bproposal\"6\n" +
+	"\bProposal\x12\x16\n" +
+	"\x06action\x18\x01 \x01(\tR\x06action\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\xdc\x01\n" +
 	"\vBudgetState\x12\x16\n" +
 	"\x06budget\x18\x01 \x01(\tR\x06budget\x12\x12\n" +
 	"\x04unit\x18\x02 \x01(\tR\x04unit\x12\x14\n" +
@@ -902,34 +972,36 @@ func file_postern_v1_decision_proto_rawDescGZIP() []byte {
 }
 
 var file_postern_v1_decision_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_postern_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_postern_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_postern_v1_decision_proto_goTypes = []any{
 	(Reason)(0),                 // 0: postern.v1.Reason
 	(*Decision)(nil),            // 1: postern.v1.Decision
-	(*BudgetState)(nil),         // 2: postern.v1.BudgetState
-	(*RuleLocation)(nil),        // 3: postern.v1.RuleLocation
-	(*Header)(nil),              // 4: postern.v1.Header
-	(*Obligation)(nil),          // 5: postern.v1.Obligation
-	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
-	(*structpb.Struct)(nil),     // 7: google.protobuf.Struct
+	(*Proposal)(nil),            // 2: postern.v1.Proposal
+	(*BudgetState)(nil),         // 3: postern.v1.BudgetState
+	(*RuleLocation)(nil),        // 4: postern.v1.RuleLocation
+	(*Header)(nil),              // 5: postern.v1.Header
+	(*Obligation)(nil),          // 6: postern.v1.Obligation
+	(*durationpb.Duration)(nil), // 7: google.protobuf.Duration
+	(*structpb.Struct)(nil),     // 8: google.protobuf.Struct
 }
 var file_postern_v1_decision_proto_depIdxs = []int32{
 	0,  // 0: postern.v1.Decision.reason:type_name -> postern.v1.Reason
-	4,  // 1: postern.v1.Decision.upstream_headers:type_name -> postern.v1.Header
-	4,  // 2: postern.v1.Decision.response_headers:type_name -> postern.v1.Header
-	5,  // 3: postern.v1.Decision.obligations:type_name -> postern.v1.Obligation
-	6,  // 4: postern.v1.Decision.cache_ttl:type_name -> google.protobuf.Duration
-	6,  // 5: postern.v1.Decision.retry_delay:type_name -> google.protobuf.Duration
-	3,  // 6: postern.v1.Decision.rule:type_name -> postern.v1.RuleLocation
-	2,  // 7: postern.v1.Decision.budgets:type_name -> postern.v1.BudgetState
-	6,  // 8: postern.v1.BudgetState.window:type_name -> google.protobuf.Duration
-	6,  // 9: postern.v1.BudgetState.reset_delay:type_name -> google.protobuf.Duration
-	7,  // 10: postern.v1.Obligation.parameters:type_name -> google.protobuf.Struct
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	5,  // 1: postern.v1.Decision.upstream_headers:type_name -> postern.v1.Header
+	5,  // 2: postern.v1.Decision.response_headers:type_name -> postern.v1.Header
+	6,  // 3: postern.v1.Decision.obligations:type_name -> postern.v1.Obligation
+	7,  // 4: postern.v1.Decision.cache_ttl:type_name -> google.protobuf.Duration
+	7,  // 5: postern.v1.Decision.retry_delay:type_name -> google.protobuf.Duration
+	4,  // 6: postern.v1.Decision.rule:type_name -> postern.v1.RuleLocation
+	3,  // 7: postern.v1.Decision.budgets:type_name -> postern.v1.BudgetState
+	2,  // 8: postern.v1.Decision.proposal:type_name -> postern.v1.Proposal
+	7,  // 9: postern.v1.BudgetState.window:type_name -> google.protobuf.Duration
+	7,  // 10: postern.v1.BudgetState.reset_delay:type_name -> google.protobuf.Duration
+	8,  // 11: postern.v1.Obligation.parameters:type_name -> google.protobuf.Struct
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_decision_proto_init() }
@@ -943,7 +1015,7 @@ func file_postern_v1_decision_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_decision_proto_rawDesc), len(file_postern_v1_decision_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -36,7 +36,8 @@ type Config struct {
 	// the one that `principals` lists; "fingerprint", the certificate itself, if
 	// `principals` lists it. The common name never counts. Default: spiffe.
 	Identities []Identity `yaml:"identities"`
-	// Kind is what the holders are: user, service, agent or device. Default: service.
+	// Kind is what the holders are: user, service, agent or device. Where there is a
+	// store, an agent must be registered there. Default: service.
 	Kind policy.Kind `yaml:"kind"`
 	// Principals say more about some of them. The first that matches counts; who
 	// matches none is a principal too, with nothing but its name.

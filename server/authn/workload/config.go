@@ -50,7 +50,8 @@ type TrustDomain struct {
 	// MaxLifetime is the longest time from `iat`, or if there is none from now, to `exp`
 	// that is accepted; default 1h, at most 24h.
 	MaxLifetime time.Duration `yaml:"max_lifetime"`
-	// Kind is what the workloads are: service (the default), agent or device.
+	// Kind is what the workloads are: service (the default), agent or device. Where there
+	// is a store, an agent must be registered there.
 	Kind policy.Kind `yaml:"kind"`
 	// Tenant is the tenant they all belong to; default none.
 	Tenant string `yaml:"tenant"`

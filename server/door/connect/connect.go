@@ -8,7 +8,7 @@
 //
 // It is no door of its own: the services are those of the gRPC listener, with the same
 // interceptor in front, so that both give the same answer. A Mux takes them as a
-// grpc.Server does.
+// grpc.Server does. Of a caller that may not ask (door.IsUnlisted), nothing is read.
 //
 //	POST, 200        the answer, in the form of the question
 //	any other        {"code": …, "message": …, "details": …}, with the code of gRPC
@@ -90,6 +90,10 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	called, known := m.methods[r.URL.Path]
 	if !known {
 		fail(w, http.StatusNotFound, status.New(codes.Unimplemented, "there is no such method"))
+		return
+	}
+	if door.IsUnlisted(r.Context()) {
+		fail(w, http.StatusForbidden, status.New(codes.PermissionDenied, "this caller is not in the configuration's list of callers"))
 		return
 	}
 	form, refused := m.accepts(r)

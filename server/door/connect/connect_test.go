@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -21,6 +23,7 @@ import (
 
 	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/door"
 	"github.com/postern-auth/postern/server/door/connect"
 	"github.com/postern-auth/postern/server/door/grpc"
 )
@@ -58,6 +61,18 @@ func post(h http.Handler, path, body string, fields ...string) *httptest.Respons
 }
 
 const question = `{"credential":{"apiKey":"k"},"target":{"http":{"method":"GET","path":"/orders?x=1"}}}`
+
+// FAILOPEN-08: nothing is read of a caller that may not ask.
+func TestUnlisted(t *testing.T) {
+	t.Parallel()
+	r := httptest.NewRequest(http.MethodPost, checkPath, iotest.ErrReader(errors.New("it was read")))
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	serve(t, allow, nil).ServeHTTP(w, r.WithContext(door.WithUnlisted(r.Context())))
+	if w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), `"permission_denied"`) {
+		t.Error(w.Code, w.Body)
+	}
+}
 
 // G-12: the same question in JSON and in protobuf, the same answer.
 func TestCall(t *testing.T) {

@@ -170,6 +170,9 @@ func appendGrounds(b []byte, d *policy.Decision) []byte {
 	b = appendString(b, "decision_id", d.ID)
 	b = appendString(b, "reason", d.Reason.String())
 	b = appendString(b, "policy_revision", d.Revision)
+	if d.Allowed {
+		b = appendString(b, "reservation", d.Reservation) // for a filter that settles it
+	}
 	if p := d.Principal; p != nil {
 		b = appendMember(b, "principal", func(b []byte) []byte { return appendPrincipal(b, p) })
 	}

@@ -16,7 +16,9 @@
 // The answer is 200. A gateway copies fields of it to the upstream request, by a list in
 // its own configuration; some of them leave alone what is not in the answer. So every
 // field that Postern sets, or takes from what clients send, is in it, empty if there is
-// nothing to say: a client cannot keep one of its own.
+// nothing to say: a client cannot keep one of its own. No list has all the spellings that
+// a careless application takes for one (X_Auth_Principal, X.Auth.Principal), so a request
+// with such a field is refused.
 //
 // # A deny
 //
@@ -59,7 +61,7 @@ type Config struct {
 	StatusProfile door.StatusProfile
 	KeyHeaders    []string
 	// MaxBody is how much of a body is read, in bytes; 0 reads none. Only Traefik
-	// forwards bodies (forwardBody).
+	// forwards bodies (forwardBody); the others may say the length of one that they keep.
 	MaxBody int64
 }
 
@@ -118,7 +120,7 @@ func (d *Door) ask(r *http.Request, speaks dialect, a *policy.Attributes) (dec p
 		return dec
 	}
 	told := speaks.read(r.Header, a)
-	d.readBody(r, a)
+	d.readBody(r, a, speaks)
 	a.Door, a.Caller = Name, door.Caller(r.Context())
 	if !told {
 		door.Deny(&dec, policy.ReasonRequestInvalid)
@@ -127,19 +129,34 @@ func (d *Door) ask(r *http.Request, speaks dialect, a *policy.Attributes) (dec p
 	}
 	dec = d.checker.Check(r.Context(), a)
 	door.Settle(&dec)
+	if dec.Allowed && speaks.lists && d.aliased(a.Headers, dec.Remove) {
+		door.Deny(&dec, policy.ReasonRequestInvalid)
+	}
 	return dec
 }
 
+// aliased reports whether a field was sent that must not go on, and under a name that is
+// not configured: a gateway's list has the name for which it is taken.
+func (d *Door) aliased(sent policy.Headers, remove []string) bool {
+	return slices.ContainsFunc(remove, func(name string) bool {
+		if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == "" || slices.Contains(d.refusals.KeyHeaders, name) {
+			return false
+		}
+		_, n := sent.Get(name)
+		return n > 0
+	})
+}
+
 // readBody takes the body, if the gateway forwards it and it is not too large.
-func (d *Door) readBody(r *http.Request, a *policy.Attributes) {
+func (d *Door) readBody(r *http.Request, a *policy.Attributes, speaks dialect) {
 	a.Size = -1
 	if text, n := a.Headers.Get("content-length"); n == 1 {
 		if size, err := strconv.ParseInt(text, 10, 64); err == nil && size >= 0 {
 			a.Size = size
 		}
 	}
-	a.BodyTruncated = a.Size != 0
-	if d.maxBody <= 0 || r.ContentLength <= 0 || r.ContentLength > d.maxBody {
+	a.BodyTruncated = a.Size > 0 || r.ContentLength < 0
+	if !speaks.bodies || d.maxBody <= 0 || r.ContentLength <= 0 || r.ContentLength > d.maxBody {
 		return
 	}
 	if body, err := io.ReadAll(io.LimitReader(r.Body, d.maxBody)); err == nil && int64(len(body)) == r.ContentLength {
@@ -213,17 +230,26 @@ type dialect struct {
 	scheme, host, target string
 	// narrow is a gateway that passes on 401 and 403 only.
 	narrow bool
+	// lists is one that takes over, or takes away, only what its configuration names.
+	lists bool
+	// bodies is one that can forward them. Any other may still say how long one is.
+	bodies bool
 }
 
 // forwarded are the fields that Traefik and Caddy set by themselves.
-var forwarded = dialect{method: "X-Forwarded-Method", scheme: "X-Forwarded-Proto", host: "X-Forwarded-Host", target: "X-Forwarded-Uri"}
+func forwarded(lists, bodies bool) dialect {
+	return dialect{
+		method: "X-Forwarded-Method", scheme: "X-Forwarded-Proto", host: "X-Forwarded-Host", target: "X-Forwarded-Uri",
+		lists: lists, bodies: bodies,
+	}
+}
 
 var dialects = map[string]dialect{
-	"traefik": forwarded,
-	"caddy":   forwarded,
-	"haproxy": forwarded,
+	"traefik": forwarded(true, true),
+	"caddy":   forwarded(true, false),
+	"haproxy": forwarded(false, false),
 	// as ingress-nginx sets them; in plain nginx they are set by its configuration
-	"nginx": {method: "X-Original-Method", url: "X-Original-Url", narrow: true},
+	"nginx": {method: "X-Original-Method", url: "X-Original-Url", narrow: true, lists: true},
 }
 
 // clients is where every gateway adds the address of its client at the end.
@@ -243,7 +269,8 @@ func (s dialect) read(h http.Header, a *policy.Attributes) (told bool) {
 	}
 	a.Method = one(s.method)
 	if s.url != "" {
-		a.Scheme, a.Host, a.Path, told = cutURL(one(s.url), told)
+		a.Scheme, a.Host, a.Path = cutURL(one(s.url))
+		told = told && a.Path != ""
 	} else {
 		a.Scheme, a.Host, a.Path = one(s.scheme), one(s.host), one(s.target)
 	}
@@ -264,15 +291,15 @@ func (s dialect) read(h http.Header, a *policy.Attributes) (told bool) {
 	return told
 }
 
-// cutURL takes a URL apart without changing a byte of it. The rest is read where all
-// requests are.
-func cutURL(text string, told bool) (scheme, host, target string, ok bool) {
-	scheme, rest, ok := strings.Cut(text, "://")
+// cutURL takes a URL apart without changing a byte of it; there is no target in what is
+// none. The rest is read where all requests are.
+func cutURL(text string) (scheme, host, target string) {
+	scheme, rest, _ := strings.Cut(text, "://")
 	at := strings.IndexAny(rest, "/?#\\")
-	if !ok || at < 0 || !told {
-		return "", "", "", false
+	if at < 0 {
+		return "", "", ""
 	}
-	return scheme, rest[:at], rest[at:], true
+	return scheme, rest[:at], rest[at:]
 }
 
 // lastAddress is the client as the gateway saw it: what it added to the end of

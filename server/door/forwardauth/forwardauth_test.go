@@ -93,7 +93,7 @@ func TestQuestions(t *testing.T) {
 			t.Error(dialect, res.Status)
 		}
 		want := policy.Attributes{
-			Door: "forwardauth", Method: "DELETE", Scheme: "https", Host: "api.test:8443", Path: "/a%2Fb/../c?x=1&y", Size: -1, BodyTruncated: true,
+			Door: "forwardauth", Method: "DELETE", Scheme: "https", Host: "api.test:8443", Path: "/a%2Fb/../c?x=1&y", Size: -1,
 			Source: policy.Endpoint{Address: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.9"), 0)},
 			Headers: policy.Headers{
 				{Name: "accept-encoding", Value: "gzip"}, {Name: "authorization", Value: "Bearer t"}, {Name: "user-agent", Value: "Go-http-client/1.1"},
@@ -151,6 +151,27 @@ func TestAllow(t *testing.T) {
 	}
 	if body, _ := io.ReadAll(res.Body); len(body) > 0 {
 		t.Errorf("%q", body)
+	}
+}
+
+// FORWARD-03: an allow cannot have every spelling of a field taken away by a gateway that
+// goes by a list; by the one that takes what the answer says, it can.
+func TestAliases(t *testing.T) {
+	t.Parallel()
+	url := serve(t, answers(func(a *policy.Attributes) policy.Decision {
+		d := allowed(a)
+		d.Remove = append(d.Remove, "x_auth_principal", "x.auth.principal", "api_key")
+		return d
+	}), forwardauth.Config{KeyHeaders: []string{"api_key"}})
+	for dialect, want := range map[string]int{"nginx": 403, "traefik": 400, "caddy": 400, "haproxy": 200} {
+		for _, name := range []string{"X_Auth_Principal", "X.auth.principal"} {
+			if res := ask(t, url+forwardauth.Prefix+dialect, append(said(dialect, "GET", "https://a.test/"), name, "root")...); res.StatusCode != want {
+				t.Errorf("%s to %s: %s", name, dialect, res.Status)
+			}
+		}
+		if res := ask(t, url+forwardauth.Prefix+dialect, append(said(dialect, "GET", "https://a.test/"), "X-Auth-Principal", "root", "Api_key", "k")...); res.StatusCode != 200 {
+			t.Errorf("what a list has, to %s: %s", dialect, res.Status)
+		}
 	}
 }
 
@@ -226,7 +247,7 @@ func TestFaults(t *testing.T) {
 func TestLengthWithoutBody(t *testing.T) {
 	t.Parallel()
 	for _, c := range []answers{allowed, denied(policy.ReasonScope)} {
-		url := serve(t, c, forwardauth.Config{})
+		url := serve(t, c, forwardauth.Config{MaxBody: 1 << 20})
 		for _, method := range []string{"GET", "POST", "HEAD"} {
 			conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 			if err != nil {
@@ -254,7 +275,8 @@ func TestBody(t *testing.T) {
 		send string
 		want string
 		cut  bool
-	}{{0, "abc", "", true}, {3, "abc", "abc", false}, {2, "abc", "", true}} {
+		size int64 // that is said; -1 for chunks
+	}{{0, "abc", "", true, 3}, {3, "abc", "abc", false, 3}, {2, "abc", "", true, 3}, {3, "abc", "", true, -1}} {
 		var got policy.Attributes
 		url := serve(t, answers(func(a *policy.Attributes) policy.Decision { got = *a; return allowed(a) }), forwardauth.Config{MaxBody: c.most})
 		q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/forward-auth/traefik", strings.NewReader(c.send))
@@ -264,7 +286,7 @@ func TestBody(t *testing.T) {
 		for f := said("traefik", "POST", "https://a.test/x"); len(f) > 0; f = f[2:] {
 			q.Header.Set(f[0], f[1])
 		}
-		q.Header.Set("Content-Length", "3")
+		q.ContentLength = c.size
 		res, err := client.Do(q)
 		if err != nil {
 			t.Fatal(err)

@@ -69,7 +69,7 @@ func (d *Door) Register(s grpc.ServiceRegistrar) { posternv1.RegisterCheckServic
 func (d *Door) Check(ctx context.Context, q *posternv1.CheckRequest) (*posternv1.CheckResponse, error) {
 	var r reader
 	a := r.attributes(q.GetCredential(), q.GetTarget(), q.GetContext(), "")
-	a.RequestID = q.GetCorrelationId()
+	a.RequestID, a.Cost = q.GetCorrelationId(), r.cost(q.GetCost(), "cost")
 	if err := r.err(); err != nil {
 		return nil, err
 	}
@@ -92,7 +92,9 @@ func (d *Door) BatchCheck(ctx context.Context, q *posternv1.BatchCheckRequest) (
 	}
 	questions := make([]*policy.Attributes, len(items))
 	for i, item := range items {
-		questions[i] = r.attributes(q.GetCredential(), item.GetTarget(), item.GetContext(), fmt.Sprintf("items[%d].", i))
+		at := fmt.Sprintf("items[%d].", i)
+		questions[i] = r.attributes(q.GetCredential(), item.GetTarget(), item.GetContext(), at)
+		questions[i].Cost = r.cost(item.GetCost(), at+"cost")
 	}
 	if err := r.err(); err != nil {
 		return nil, err

@@ -1,13 +1,17 @@
 package grpc
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/budget"
 	"github.com/postern-auth/postern/server/door"
 )
 
@@ -57,6 +61,7 @@ func presented(c *posternv1.Credential) *policy.Presented {
 func (r *reader) http(a *policy.Attributes, t *posternv1.HttpTarget, at string) {
 	a.Method, a.Host, a.Path, a.Scheme = t.GetMethod(), t.GetHost(), t.GetPath(), t.GetScheme()
 	a.Headers = headers(t.GetHeaders())
+	a.Body, a.BodyTruncated = t.GetBody(), t.GetBodyTruncated()
 	a.Source.Address = r.address(t.GetSourceIp(), at+"source_ip")
 }
 
@@ -96,6 +101,44 @@ func (r *reader) address(ip, field string) netip.AddrPort {
 		r.violation(field, "is not an IP address")
 	}
 	return netip.AddrPortFrom(addr, 0)
+}
+
+// The units in which a request can say what it costs, and a report what was used.
+var (
+	costUnits = budget.Unit("").Values()
+	useUnits  = []string{"tokens", "input_tokens", "output_tokens", "micros"}
+)
+
+// cost reads what a request costs. What is 0 is not said: the request then costs what it
+// would otherwise.
+func (r *reader) cost(all map[string]int64, field string) map[string]int64 {
+	all = r.amounts(all, field, costUnits)
+	var said map[string]int64
+	for unit, n := range all {
+		if n == 0 {
+			continue
+		}
+		if said == nil {
+			said = make(map[string]int64, len(all))
+		}
+		said[unit] = n
+	}
+	return said
+}
+
+// amounts reads what something costs, by unit.
+func (r *reader) amounts(all map[string]int64, field string, units []string) map[string]int64 {
+	for unit, n := range all {
+		switch {
+		case !slices.Contains(units, unit):
+			r.violation(field, "has units other than "+strings.Join(units, ", "))
+			return nil
+		case n < 0 || n > budget.MaxAmount:
+			r.violation(field+"["+unit+"]", fmt.Sprintf("must be 0 to %d", int64(budget.MaxAmount)))
+			return nil
+		}
+	}
+	return all
 }
 
 func headers(fields []*posternv1.HeaderField) policy.Headers {

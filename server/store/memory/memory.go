@@ -12,6 +12,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -35,6 +36,7 @@ type Store struct {
 	log     []entry
 	audit   []store.AuditEntry // Seq is the index + 1
 	usage   map[usageKey]store.Usage
+	ledger
 }
 
 type key struct {
@@ -59,6 +61,7 @@ func New(now func() time.Time) *Store {
 		ids:     make(map[store.Kind][]string),
 		digests: make(map[string]key),
 		usage:   make(map[usageKey]store.Usage),
+		ledger:  ledger{make(map[string]store.Account), make(map[string]bool), make(map[string]store.Settlement)},
 	}
 }
 
@@ -251,6 +254,11 @@ func (s *Store) Check(ctx context.Context) (store.Report, error) {
 		report.Bytes += int64(len(r.Body))
 		if !r.Deleted && !json.Valid(r.Body) {
 			report.Faults = append(report.Faults, fmt.Sprintf("%s %s: its content is not JSON", r.Kind, r.ID))
+		}
+	}
+	for _, a := range s.accounts {
+		if err := errors.Join(a.Balanced(), a.Whole()); err != nil {
+			report.Faults = append(report.Faults, err.Error())
 		}
 	}
 	slices.Sort(report.Faults)

@@ -37,9 +37,12 @@ const (
 	migrationLock = 0x706f737465726e
 
 	readerCount       = 8
+	ledgerCount       = 4
 	connectTimeout    = 5 * time.Second
 	idleInTransaction = "2s"
 	lockTimeout       = "10s"
+	// postTimeout is how long a transaction of the ledger waits for an account.
+	postTimeout = "4s"
 )
 
 // Options are for opening a store.
@@ -67,16 +70,21 @@ func Open(ctx context.Context, address string, o Options) (*Store, error) {
 	writing := config.Copy()
 	writing.RuntimeParams["idle_in_transaction_session_timeout"] = idleInTransaction
 	writing.RuntimeParams["lock_timeout"] = lockTimeout
-	write, read := stdlib.OpenDB(*writing), stdlib.OpenDB(*config)
+	posting := writing.Copy()
+	posting.RuntimeParams["lock_timeout"] = postTimeout
+	write, read, ledger := stdlib.OpenDB(*writing), stdlib.OpenDB(*config), stdlib.OpenDB(*posting)
 	write.SetMaxOpenConns(1)
+	ledger.SetMaxOpenConns(ledgerCount)
+	ledger.SetMaxIdleConns(ledgerCount)
+	ledger.SetConnMaxIdleTime(time.Minute)
 	read.SetMaxOpenConns(readerCount)
 	read.SetMaxIdleConns(readerCount)
 	read.SetConnMaxIdleTime(time.Minute)
 
 	if err := durable(ctx, write); err != nil {
-		return nil, errors.Join(err, write.Close(), read.Close())
+		return nil, errors.Join(err, write.Close(), read.Close(), ledger.Close())
 	}
-	t, err := table.New(ctx, dialect(config), write, read, o)
+	t, err := table.New(ctx, dialect(config), write, read, ledger, o)
 	if err != nil {
 		return nil, err
 	}
@@ -142,6 +150,10 @@ func dialect(config *pgx.ConnConfig) table.Dialect {
 			e, ok := errors.AsType[*pgconn.PgError](err)
 			return ok && e.Severity == "ERROR" || errors.Is(err, pgx.ErrTxCommitRollback)
 		},
+		Again: func(err error) bool {
+			e, ok := errors.AsType[*pgconn.PgError](err)
+			return ok && (e.Code == "40P01" || e.Code == "40001") // deadlock_detected, serialization_failure
+		},
 		Describe: describe,
 	}
 }
@@ -172,7 +184,9 @@ func fault(err error) error {
 	case "XX001", "XX002": // data_corrupted, index_corrupted
 		return fmt.Errorf("%w: %w", store.ErrCorrupt, err)
 	case "55P03": // lock_not_available
-		return fmt.Errorf("another replica has held the feed for %s: %w", lockTimeout, err)
+		return fmt.Errorf("another replica has held what is to be written for too long: %w", err)
+	case "23514": // check_violation
+		return fmt.Errorf("%w: %w", store.ErrUnbalanced, err)
 	}
 	return err
 }

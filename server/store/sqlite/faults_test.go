@@ -32,7 +32,7 @@ func faulty(t *testing.T, change func(*table.Dialect)) (*table.Store, *sql.DB) {
 	}
 	d := dialect(path)
 	change(&d)
-	opened, err := table.New(t.Context(), d, write, read, Options{})
+	opened, err := table.New(t.Context(), d, write, read, write, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -204,7 +204,7 @@ func open(ctx context.Context, path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, read.Close(), write.Close())
 	}
-	s, err := table.New(ctx, dialect(path), write, read, o)
+	s, err := table.New(ctx, dialect(path), write, read, write, o)
 	if err != nil {
 		return nil, err
 	}

@@ -188,7 +188,8 @@ func changed(t testing.TB, path, query string) string {
 func TestMigrateFromFirst(t *testing.T) {
 	t.Parallel()
 	path := changed(t, filepath.Join(t.TempDir(), "s"), `DELETE FROM schema_migrations WHERE number > 1;
-		DROP INDEX records_feed; CREATE INDEX records_feed ON records (version, kind, id)`)
+		DROP INDEX records_feed; CREATE INDEX records_feed ON records (version, kind, id);
+		DROP TABLE ledger_accounts; DROP TABLE ledger_settlements`)
 	_, err := sqlite.Open(t.Context(), path, sqlite.Options{NoMigrate: true})
 	if want := fmt.Sprintf("the store has schema 1, this Postern needs %d", table.Schema()); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v does not say %q", err, want)

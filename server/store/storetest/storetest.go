@@ -50,6 +50,13 @@ func Run(t *testing.T, open Open) {
 		{"close while in use", testCloseInUse},
 		{"check", testCheck},
 		{"a crowd", testCrowd},
+		{"the ledger keeps accounts", testLedger},
+		{"a posting that fails does nothing", testLedgerNothing},
+		{"accounts balance", testLedgerBalance},
+		{"settlements", testSettlements},
+		{"the ledger's lists", testLedgerLists},
+		{"many accounts at once", testLedgerMany},
+		{"a crowd at the ledger", testLedgerCrowd},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, newLab(t, open)) })
 	}

@@ -28,7 +28,7 @@ func (s *Store) Check(ctx context.Context) (store.Report, error) {
 		if feed.Head < 0 || feed.Floor > feed.Head {
 			add(&report, "the feed ends at %d and begins at %d", feed.Head, feed.Floor)
 		}
-		return errors.Join(checkRecords(r, feed, &report), checkAudit(r, feed, &report))
+		return errors.Join(checkRecords(r, feed, &report), checkAudit(r, feed, &report), checkLedger(r, &report))
 	})
 	if errors.Is(err, store.ErrCorrupt) { // that is a finding
 		add(&report, "%v", err)
@@ -71,6 +71,15 @@ func checkAudit(r reader, feed store.Feed, report *store.Report) error {
 		}
 		return err
 	}, `SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0) FROM audit`)
+}
+
+func checkLedger(r reader, report *store.Report) error {
+	p := &posting{reader: r, began: true}
+	return p.accounts(func(a store.Account) {
+		if err := errors.Join(a.Balanced(), a.Whole()); err != nil {
+			add(report, "%v", err)
+		}
+	}, `TRUE ORDER BY key`)
 }
 
 func add(report *store.Report, format string, args ...any) {

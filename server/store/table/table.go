@@ -52,6 +52,9 @@ type Dialect struct {
 	Fault func(error) error
 	// Undone says of the error of a COMMIT that nothing was committed for certain.
 	Undone func(error) bool
+	// Again says of an error that the database has undone the transaction for another's
+	// sake, so that it can be tried again; nil for never.
+	Again func(error) bool
 	// Describe adds to a report what the engine is, its size, and what the database
 	// itself finds wrong.
 	Describe func(ctx context.Context, tx *sql.Tx, report *store.Report) error
@@ -73,6 +76,7 @@ type Options struct {
 type Store struct {
 	dialect     Dialect
 	write, read *sql.DB // the same, or one that writes and one that reads
+	ledger      *sql.DB // the same as write, or one of its own
 	now         func() time.Time
 	jobs        chan *job
 	hints       store.Hints
@@ -83,10 +87,10 @@ type Store struct {
 }
 
 // New opens the store in a database, brings its schema up to date, and takes over
-// the connections.
-func New(ctx context.Context, d Dialect, write, read *sql.DB, o Options) (*Store, error) {
+// the connections: those of the writer, of readers and of the ledger.
+func New(ctx context.Context, d Dialect, write, read, ledger *sql.DB, o Options) (*Store, error) {
 	s := &Store{
-		dialect: d, write: write, read: read, now: o.Now,
+		dialect: d, write: write, read: read, ledger: ledger, now: o.Now,
 		jobs: make(chan *job), stopped: make(chan struct{}),
 	}
 	if s.now == nil {
@@ -119,6 +123,9 @@ func (s *Store) Close() error {
 
 func (s *Store) closePools() error {
 	err := s.read.Close()
+	if s.ledger != s.write {
+		err = errors.Join(err, s.ledger.Close())
+	}
 	if s.write != s.read {
 		err = errors.Join(err, s.write.Close()) // the last one, which tidies up
 	}

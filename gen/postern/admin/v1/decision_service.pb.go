@@ -527,7 +527,7 @@ type FailedExpression struct {
 	File string `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
 	// The line of the expression.
 	Line int32 `protobuf:"varint,3,opt,name=line,proto3" json:"line,omitempty"`
-	// The expression as the policy has it, its first line.
+	// The expression as the policy has it, its first line. Not for callers of a tenant.
 	Expression    string `protobuf:"bytes,4,opt,name=expression,proto3" json:"expression,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

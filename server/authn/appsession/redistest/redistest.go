@@ -3,6 +3,7 @@
 package redistest
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,7 +65,7 @@ func (s *Server) Kill() {
 // Restart starts it again after Kill, empty, and returns when it answers.
 func (s *Server) Restart() {
 	s.t.Helper()
-	s.process = exec.Command(s.program, s.args...)
+	s.process = exec.CommandContext(context.WithoutCancel(s.t.Context()), s.program, s.args...)
 	if err := s.process.Start(); err != nil {
 		s.t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ package providertest
 
 import (
 	"bufio"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	_ "embed"
@@ -50,7 +51,7 @@ func Start(t testing.TB) *Provider {
 	must(err)
 	file := filepath.Join(t.TempDir(), "provider.mjs")
 	must(os.WriteFile(file, script, 0o600))
-	command := exec.Command("node", file, directory, string(key))
+	command := exec.CommandContext(context.WithoutCancel(t.Context()), "node", file, directory, string(key)) //nolint:gosec // what the test's own machine has
 	stdin, err := command.StdinPipe()
 	must(err)
 	stdout, err := command.StdoutPipe()

@@ -1,0 +1,65 @@
+package rig
+
+import (
+	"fmt"
+	"math/bits"
+	"time"
+)
+
+// Histogram counts durations in buckets that are 1/32 of their value wide, in a fixed
+// amount of memory: for what happens millions of times a second. The zero Histogram is
+// empty.
+type Histogram struct {
+	buckets [64 << fine]uint64
+	n       uint64
+	max     time.Duration
+}
+
+// fine is the logarithm of how many buckets there are between a power of 2 and the next.
+const fine = 5
+
+// Add counts a duration.
+func (h *Histogram) Add(d time.Duration) {
+	v := uint64(max(0, d))
+	h.buckets[bucketOf(v)]++
+	h.n++
+	h.max = max(h.max, d)
+}
+
+func bucketOf(v uint64) int {
+	if v < 1<<fine {
+		return int(v)
+	}
+	shift := bits.Len64(v) - 1 - fine
+	return (shift+1)<<fine + int(v>>shift) - 1<<fine
+}
+
+// top is the highest value of a bucket.
+func top(bucket int) time.Duration {
+	if bucket < 1<<fine {
+		return time.Duration(bucket)
+	}
+	shift := bucket>>fine - 1
+	return time.Duration((uint64(bucket&(1<<fine-1))+1<<fine+1)<<shift - 1)
+}
+
+// Quantile is the duration below which a share of them is, at most 1/32 too high.
+func (h *Histogram) Quantile(share float64) time.Duration {
+	left := uint64(float64(h.n) * share)
+	for i, n := range h.buckets {
+		if left < n {
+			return min(top(i), h.max)
+		}
+		left -= n
+	}
+	return h.max
+}
+
+// Max is the longest.
+func (h *Histogram) Max() time.Duration { return h.max }
+
+// String implements fmt.Stringer.
+func (h *Histogram) String() string {
+	micros := func(share float64) float64 { return float64(h.Quantile(share)) / 1e3 }
+	return fmt.Sprintf("p50 %.2f, p99 %.2f, p99.9 %.1f µs (n %d)", micros(.5), micros(.99), micros(.999), h.n)
+}

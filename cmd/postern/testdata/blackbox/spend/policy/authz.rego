@@ -1,0 +1,5 @@
+package postern.authz
+
+default decision := false
+
+decision := input.request.path != "/forbidden"

@@ -1,0 +1,5 @@
+package budget
+
+import "hash/maphash"
+
+var seedForTests = maphash.MakeSeed()
