@@ -384,7 +384,7 @@ func TestRatesAndReload(t *testing.T) {
 		t.Errorf("%d allowed of 5", n)
 	}
 	s.expect(t, withKey("/paced", keys[1]), 200, "allowed")
-	if n := s.cost(t, "/small", keys[1], 100).GetBudgets()[0].GetRemaining(); n != 4900 {
+	if n := s.cost(t, "/small", keys[1], 100).GetBudgets()[0].GetRemaining(); n < 4800 || n > 4950 {
 		t.Errorf("%d remain", n)
 	}
 
