@@ -244,8 +244,9 @@ func TestRandomTenantsAreIsolated(t *testing.T) {
 	}
 }
 
-// A-08: which tools an agent calls, by role, by its own list, and by what the tool was
-// when somebody looked at it.
+// A-08, BUDGET-09: which tools an agent calls, by role, by its own list, and by what the
+// tool was when somebody looked at it. Names are compared byte for byte, and a request
+// that could call two tools calls none.
 func TestAgentsCallTheirTools(t *testing.T) {
 	t.Parallel()
 	lab := newTargetLab(t)
@@ -256,6 +257,10 @@ func TestAgentsCallTheirTools(t *testing.T) {
 	lab.expect(t, call("support", `{"name":"search","arguments":{"q":"x"}}`), 200, "allowed")
 	lab.expect(t, call("support", `{"name":"shell","arguments":{}}`), 403, "tool_denied")
 	lab.expect(t, call("support", `{"name":"Search"}`), 403, "tool_denied")
+	for _, name := range []string{"SEARCH", "ｓearch", "search/", "/search", "*", "se\u0301arch"} {
+		lab.expect(t, call("support", `{"name":"`+name+`"}`), 403, "tool_denied")
+	}
+	lab.expect(t, call("support", `{"name":"search\u0000"}`), 400, "request_invalid")
 	lab.expect(t, call("support", `{"name":"orders.refund","arguments":{"amount":100}}`), 200, "allowed")
 	lab.expect(t, call("support", `{"name":"orders.refund","arguments":{"amount":101}}`), 403, "policy_denied")
 	lab.expect(t, call("support", `{"name":"orders.refund","arguments":{"amount":1,"amount":101}}`), 400, "request_invalid")
@@ -274,6 +279,8 @@ func TestAgentsCallTheirTools(t *testing.T) {
 	post := func(body string) request { return call("support", "{}").posting(body) }
 	lab.expect(t, post(`{"jsonrpc":"2.0","id":1,"method":"tools/list"}`), 200, "allowed")
 	lab.expect(t, post(`[{"jsonrpc":"2.0","id":1,"method":"tools/list"}]`), 400, "request_invalid")
+	lab.expect(t, post(`[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search"}},{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"shell"}}]`), 400, "request_invalid")
+	lab.expect(t, post(`{"jsonrpc":"2.0","id":1,"method":"tools/list","method":"tools/call","params":{"name":"shell"}}`), 400, "request_invalid")
 	lab.expect(t, post(`{"jsonrpc":"2.0","id":null,"method":"tools/list"}`), 400, "request_invalid")
 	lab.expect(t, post(`{"jsonrpc":"2.0","method":"tools/call","params":{"name":"search"}}`), 400, "request_invalid")
 	lab.expect(t, get("/mcp", "x-api-key", lab.keys["support"]), 200, "allowed") // the stream of events

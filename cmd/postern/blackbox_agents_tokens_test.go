@@ -438,7 +438,7 @@ func TestCompatHS256(t *testing.T) {
 	lab.becomes(t, get("/read/1", bearer(elderToken(elderSecret, nil))...), 401, "disabled")
 }
 
-// A-07 and RFC 8693: tokens are exchanged, and whatever comes of it can do less.
+// A-07, BUDGET-06 and RFC 8693: tokens are exchanged, and whatever comes of it can do less.
 func TestTokensAreExchanged(t *testing.T) {
 	t.Parallel()
 	lab := launchTokens(t, "")

@@ -190,7 +190,7 @@ func requestOf(req *authv3.CheckRequest) (q request, ok bool) {
 	return q, true
 }
 
-// G-01, G-12: the same question, the same answer, at every door, over the corpora of
+// G-01: the same question, the same answer, at every door, over the corpora of
 // requests and of paths.
 func TestVectorsDoorsAgree(t *testing.T) {
 	t.Parallel()
@@ -306,7 +306,7 @@ func (b *box) askAuthZEN(t testing.TB, subject, key, action, kind, id string) (a
 	return *a.Decision, a.Context.Reason
 }
 
-// G-12: a question about an action gets the same answer in AuthZEN's words and in
+// G-01: a question about an action gets the same answer in AuthZEN's words and in
 // Postern's, and a credential is its subject's or nothing.
 func TestAuthZENDoor(t *testing.T) {
 	t.Parallel()

@@ -169,7 +169,7 @@ func (v visitor) ask(method, path, body string, fields ...string) (*http.Respons
 	return res, string(text)
 }
 
-// G-12, FORWARD-01, FORWARD-03 to -05, FAILOPEN-09: each sample of a gateway that asks by
+// G-01, FORWARD-01, FORWARD-03 to -05, FAILOPEN-09: each sample of a gateway that asks by
 // forward-auth, run for real, in front of an application.
 func TestGateways(t *testing.T) {
 	t.Parallel()

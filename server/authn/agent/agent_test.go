@@ -366,7 +366,7 @@ func TestRecordCounts(t *testing.T) {
 	refused(t, a, "deleted", text, policy.ReasonCredentialUnknown)
 }
 
-// chains are no longer than is accepted, and have what all in them may have.
+// A-07, BUDGET-06: chains are no longer than is accepted, and have what all in them may have.
 func TestChains(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

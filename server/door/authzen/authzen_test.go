@@ -79,7 +79,7 @@ func decision(t *testing.T, w *httptest.ResponseRecorder) (allowed bool, reason 
 	return *a.Decision, a.Context.Reason
 }
 
-// G-12: a question in AuthZEN's words arrives in Postern's, and the answer is a decision
+// G-01: a question in AuthZEN's words arrives in Postern's, and the answer is a decision
 // with its reason.
 func TestEvaluation(t *testing.T) {
 	t.Parallel()

@@ -74,7 +74,7 @@ func TestUnlisted(t *testing.T) {
 	}
 }
 
-// G-12: the same question in JSON and in protobuf, the same answer.
+// G-01: the same question in JSON and in protobuf, the same answer.
 func TestCall(t *testing.T) {
 	t.Parallel()
 	h := serve(t, allow, nil)
