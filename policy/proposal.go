@@ -78,10 +78,12 @@ type ProposedRequest struct {
 
 // ProposedDeed is an action in an application's own words.
 type ProposedDeed struct {
-	Name         string          `json:"name"`
-	ResourceType string          `json:"resource_type,omitempty"`
-	ResourceID   string          `json:"resource_id,omitempty"`
-	Properties   json.RawMessage `json:"properties,omitempty"`
+	Name         string `json:"name"`
+	ResourceType string `json:"resource_type,omitempty"`
+	ResourceID   string `json:"resource_id,omitempty"`
+	// Properties are of the resource, ActionProperties of the action itself.
+	Properties       json.RawMessage `json:"properties,omitempty"`
+	ActionProperties json.RawMessage `json:"action_properties,omitempty"`
 }
 
 // ProposedTool is a call of a tool.
@@ -230,7 +232,11 @@ func ParseProposal(text string) (*Proposal, error) {
 	}
 	var err error
 	if p.Deed != nil {
-		p.Deed.Properties, err = canonicalJSON(p.Deed.Properties)
+		for _, properties := range []*json.RawMessage{&p.Deed.Properties, &p.Deed.ActionProperties} {
+			if err == nil {
+				*properties, err = canonicalJSON(*properties)
+			}
+		}
 	}
 	for i := range p.Tools {
 		if err == nil {
@@ -321,6 +327,9 @@ func (p *Proposal) String() string {
 			b.WriteString(" of " + p.Deed.ResourceType + "/" + p.Deed.ResourceID)
 		}
 		b.Write(p.Deed.Properties)
+		if p.Deed.ActionProperties != nil {
+			b.WriteString(" with " + string(p.Deed.ActionProperties))
+		}
 	}
 	for i := range p.Tools {
 		t := &p.Tools[i]

@@ -97,6 +97,13 @@ func TestProposalIsReadBack(t *testing.T) {
 			Requester: policy.Requester{ID: "x" + text.Draw(t, "id"), Kind: "agent", Issuer: text.Draw(t, "issuer"), Tenant: text.Draw(t, "tenant")},
 			Deed:      &policy.ProposedDeed{Name: "x" + text.Draw(t, "name"), ResourceID: text.Draw(t, "resource")},
 		}
+		if rapid.Bool().Draw(t, "how") {
+			how, err := policy.Propose(map[string]any{text.Draw(t, "k"): text.Draw(t, "v")})
+			if err != nil {
+				t.Skip()
+			}
+			p.Deed.ActionProperties = how
+		}
 		if rapid.Bool().Draw(t, "tool") {
 			tool, err := policy.ProposeTool(&policy.ToolCall{Name: "x", Arguments: map[string]any{text.Draw(t, "k"): text.Draw(t, "v"), "n": rapid.Float64().Draw(t, "n")}})
 			if err != nil {

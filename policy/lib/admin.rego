@@ -31,7 +31,8 @@
 #     unlimited  it may grant what it does not have
 #     wildcard   it may grant wildcards
 #     standing   the actions that remain to a caller that shows a key or a token which
-#                it keeps, and has not just logged in; all, if it is left out
+#                it keeps, and has not just logged in, and to an agent that acts for its
+#                user; all, if it is left out
 #
 #   A data file with admin.roles adds roles, or replaces those below by name:
 #   {"admin": {"roles": {"issuer": {}}}} takes the role of an issuer away. Whatever it
@@ -222,7 +223,7 @@ has_role(_, role) if {
 	caller.id != ""
 	of_postern
 	not narrowed_beyond
-	delegated
+	asks_for_itself
 }
 
 # A token of a few scopes looks after itself, and after nothing else of its user's.
@@ -269,7 +270,7 @@ kept_back(role) if {
 
 beyond_standing(role) if {
 	role.standing
-	caller.method in {"api_key", "pat", "token"}
+	caller.method in {"api_key", "pat", "token", "agent"}
 	not target.action in role.standing
 }
 
@@ -315,8 +316,11 @@ delegated if {
 	"pop" in caller.amr
 }
 
-# An agent asks for approval by the token by which it would act.
-delegated if {
+asks_for_itself if delegated
+
+# An agent asks for approval by the token by which it would act. That is no more than it
+# may for itself: other roles in the token do not count for it.
+asks_for_itself if {
 	caller.method == "agent"
 	target.action in {"approvals.request", "approvals.get", "approvals.withdraw"}
 }

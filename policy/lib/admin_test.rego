@@ -282,6 +282,33 @@ test_everybody_asks_for_their_own_approval if {
 	not admin.allow with input as asks(bot, "approvals.list", {"principal": "bot"})
 }
 
+# A-14: an agent asks by the token by which it would act, for itself and nobody else,
+# whatever roles are in the token.
+test_agents_ask_by_their_token_for_themselves if {
+	bot := {
+		"id": "ann", "kind": "user", "tenant": "acme", "issuer": "postern", "method": "agent",
+		"roles": ["tenant-admin", "auditor"], "permissions": ["postern.approvals.withdraw"],
+	}
+	every action in ["approvals.request", "approvals.get", "approvals.withdraw"] {
+		admin.allow with input as asks(bot, action, {"principal": "ann"})
+		not admin.allow with input as asks(bot, action, {"principal": "bob"})
+	}
+}
+
+# A-07: by the token of a user an agent makes nothing that outlives it, and in which it is
+# not named.
+test_who_acts_for_a_user_leaves_nothing_behind if {
+	through := {
+		"id": "ann", "kind": "user", "tenant": "acme", "issuer": "postern", "method": "agent",
+		"scopes": ["postern.admin"], "actors": [{"id": "bot", "kind": "agent"}],
+	}
+	every action in ["credentials.issue", "credentials.rotate", "sessions.rotate", "users.set_password", "consents.grant"] {
+		admin.allow with input as asks(user("ann", "session"), action, {"principal": "ann", "type": "pat"})
+		not admin.allow with input as asks(through, action, {"principal": "ann", "type": "pat"})
+	}
+	admin.allow with input as asks(through, "credentials.list", {"principal": "ann"})
+}
+
 # A-14
 test_approvers_stay_in_their_tenant if {
 	every action in ["approvals.approve", "approvals.deny", "approvals.get", "approvals.list"] {

@@ -438,11 +438,12 @@ func (a *account) demand(now time.Time) int64 {
 }
 
 // rotate begins another lease where the current one has been used for reservations for
-// long: what is reserved by a lease expires with it.
+// long: what is reserved by a lease expires with it. It does not as long as the ledger may
+// have granted the next one already: nobody would ever know of that.
 func (c *clerk) rotate(v *visit, w *world, now time.Time) {
 	a := v.account
 	cur := a.cur.Load()
-	if v.terms.Final || cur.granted == 0 || a.retired || now.Sub(cur.born) < max(v.rule.ReserveFor/4, w.sharing.Lease) {
+	if v.terms.Final || cur.granted == 0 || a.retired || a.doubtful || now.Sub(cur.born) < max(v.rule.ReserveFor/4, w.sharing.Lease) {
 		return
 	}
 	a.cur.Store(c.newLease(now))
@@ -486,6 +487,10 @@ func (v *visit) begin(b *book, holder string) {
 			b.report(l, rep)
 		case rep.seq == v.cur.seq && v.cur.granted > 0:
 			v.seq = v.spare // the ledger has closed it
+			// If it has granted the next one before, and the answer was lost, nobody has spent of that.
+			if l := b.lease(holder, v.spare); l != nil {
+				b.report(l, &report{seq: v.spare, ends: rep.ends, closes: rep.closes, done: rep.done})
+			}
 		case rep.seq == v.cur.seq && rep.over > 0:
 			b.report(v.lease(b, holder), rep)
 		}

@@ -227,7 +227,13 @@ func (c *Checker) proposeDeed(x *exchange, into *policy.Proposal) error {
 	a := x.attributes
 	if d := a.Action; d != nil {
 		properties, err := policy.Propose(object(d.Properties))
-		into.Deed = &policy.ProposedDeed{Name: d.Name, ResourceType: d.ResourceType, ResourceID: d.ResourceID, Properties: properties}
+		if err != nil {
+			return err
+		}
+		how, err := policy.Propose(a.Context[actionProperties])
+		into.Deed = &policy.ProposedDeed{
+			Name: d.Name, ResourceType: d.ResourceType, ResourceID: d.ResourceID, Properties: properties, ActionProperties: how,
+		}
 		return err
 	}
 	if err := isWhole(a); err != nil {
@@ -245,6 +251,11 @@ func (c *Checker) proposeDeed(x *exchange, into *policy.Proposal) error {
 	}
 	return nil
 }
+
+// actionProperties is where in the context a question has the properties of its action
+// (OpenID AuthZEN 1.0 section 5.3): how much, to whom. The rest of the context is about
+// when and where somebody asks, and is no part of what is done.
+const actionProperties = "action_properties"
 
 // object keeps a nil map from being a value.
 func object(m map[string]any) any {

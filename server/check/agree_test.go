@@ -334,7 +334,26 @@ func TestApprovalOfAnAction(t *testing.T) {
 	if d := w.check(t, act("\xff", "a1")); d.Allowed || d.Proposal != nil {
 		t.Errorf("%+v", d)
 	}
+	how := func(properties map[string]any, id string) *policy.Attributes {
+		a := act(1.0, id)
+		a.Context = map[string]any{"x-approval": id, "ip": "192.0.2.7", "action_properties": properties}
+		return a
+	}
+	want(t, w.check(t, how(map[string]any{"to": "mallory"}, "a1")), policy.ReasonApproval, policy.PhaseHold)
 	want(t, w.check(t, act(1.0, "a1")), policy.ReasonAllowed, policy.PhaseRecord)
+
+	// The properties of the action are as much of what is done as those of the resource.
+	d = w.check(t, how(map[string]any{"to": "bob"}, ""))
+	if d.Proposal == nil || !strings.Contains(d.Proposal.Text, `"action_properties":{"to":"bob"}`) {
+		t.Fatalf("%+v %s", d.Proposal, d.Detail)
+	}
+	p.approve(t, "a2", d)
+	want(t, w.check(t, how(map[string]any{"to": "mallory"}, "a2")), policy.ReasonApproval, policy.PhaseHold)
+	want(t, w.check(t, act(1.0, "a2")), policy.ReasonApproval, policy.PhaseHold)
+	if d := w.check(t, how(map[string]any{"to": "\xff"}, "a2")); d.Allowed || d.Proposal != nil {
+		t.Errorf("%+v", d)
+	}
+	want(t, w.check(t, how(map[string]any{"to": "bob"}, "a2")), policy.ReasonAllowed, policy.PhaseRecord)
 }
 
 // What cannot be found out is no yes, and an approval with which nothing was done is

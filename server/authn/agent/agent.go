@@ -24,7 +24,8 @@
 // subject. Every agent in the chain must be registered, in force and of the subject's
 // tenant, and may have all the scopes that the token has: a chain narrows what its parts
 // have in common, and never widens it. A chain that does, or that is too long, is refused
-// as delegation_denied. The subject of a token of Postern's may be a user; one of
+// as delegation_denied. Roles and permissions that one of its agents does not have are
+// taken away. The subject of a token of Postern's may be a user; one of
 // Postern's own must still be in force, and has no scope that it has lost.
 //
 // # Work

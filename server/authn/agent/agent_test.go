@@ -390,7 +390,13 @@ func TestChains(t *testing.T) {
 	refused(t, a, "wider than the second actor", chain([]string{"data:write"}, "researcher", "coder"), policy.ReasonDelegation)
 	refused(t, a, "an actor that nobody knows", chain(read, "stranger"), policy.ReasonDelegation)
 	text := chain(read, "coder")
-	prove(t, a, text)
+	if p := prove(t, a, text).Principal; len(p.Roles) != 0 {
+		t.Errorf("coder acts with roles that it may not have: %q", p.Roles)
+	}
+	w.put("acme", "coder", func(r *authn.Agent) { r.Roles = []string{"writer", "reader"} })
+	if p := prove(t, a, text).Principal; !slices.Equal(p.Roles, []string{"writer"}) {
+		t.Errorf("coder may have the role by now: %q", p.Roles)
+	}
 	w.put("acme", "coder", func(r *authn.Agent) { r.Ended = policy.ReasonRevoked })
 	refused(t, a, "an actor that was ended", text, policy.ReasonRevoked)
 
@@ -466,6 +472,12 @@ func TestSelfSigned(t *testing.T) {
 	}
 	if p := narrow(map[string]any{"scopes": []string{"data:read"}, "act": map[string]any{"sub": "coder"}}); len(p.Actors) != 1 || p.Actors[0] != (policy.Actor{ID: "coder", Kind: policy.KindAgent}) {
 		t.Errorf("%+v", p)
+	}
+	// Whom an agent lets act for it gets by that none of the agent's rights but those that
+	// it has as well.
+	w.put("acme", "fifth", func(r *authn.Agent) { r.Roles, r.Principal.Scopes = []string{"writer"}, []string{"*"} })
+	if p := narrow(map[string]any{"act": map[string]any{"sub": "fifth"}}); !slices.Equal(p.Roles, []string{"writer"}) || len(p.Permissions) != 0 {
+		t.Errorf("%q %q", p.Roles, p.Permissions)
 	}
 	stranger, other := newKey(t, "r-1", "ES256"), newKey(t, "x-9", "ES256")
 	for name, tt := range map[string]struct {

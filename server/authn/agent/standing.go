@@ -80,9 +80,12 @@ func (a *Authenticator) stand(proven *authn.Proof) (*standing, error) {
 		if err := inForce(record); err != nil {
 			return nil, err
 		}
-		if _, scopes := a.allowed(record); !within(p.Scopes, scopes) {
+		roles, scopes := a.allowed(record)
+		if !within(p.Scopes, scopes) {
 			return nil, widened("the token has a scope that an agent which acts by it may not have")
 		}
+		p.Roles = only(p.Roles, func(r string) bool { return slices.Contains(roles, r) })
+		p.Permissions = only(p.Permissions, func(right string) bool { return covered(right, record.Principal.Permissions) })
 		s.actors = append(s.actors, record)
 	}
 	s.proof = &authn.Proof{
