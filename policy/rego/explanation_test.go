@@ -62,7 +62,7 @@ owner if input.principal.id == data.owners[input.request.segments[1]]`), rego.Co
 func TestExplanationAgrees(t *testing.T) {
 	t.Parallel()
 	for _, text := range trickyPolicies {
-		s := compile(t, module(text), rego.Config{})
+		s := compile(t, module(text), rego.Config{Timeout: time.Minute})
 		for i := range 5 {
 			in := input(func(in *policy.Input) { in.Principal.ID = fmt.Sprint("a", i) })
 			want, _, wantErr := s.Decide(t.Context(), in)
