@@ -96,6 +96,15 @@ type Presented struct {
 	Use string
 	// Secret is the credential's text.
 	Secret Secret
+	// Of is whose it has to be, as the caller says; zero if it does not say. A credential
+	// of anybody else is refused.
+	Of Owner
+}
+
+// Owner is somebody by name.
+type Owner struct {
+	ID   string
+	Kind Kind
 }
 
 // Asserted is an identity that an enforcement point has established by itself (OpenID

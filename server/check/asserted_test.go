@@ -43,3 +43,22 @@ func TestAsserted(t *testing.T) {
 	w.cfg.Routes = route(func(r *policy.Route) { r.Tenant = "other" })
 	want(t, ask("pep", bob), policy.ReasonTenant, policy.PhaseHold)
 }
+
+// A credential that is shown as somebody's is refused if it is another's, before
+// anything is spent or recorded as allowed.
+func TestOwner(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ask := func(of policy.Owner) policy.Decision {
+		a := request()
+		a.Presented = &policy.Presented{Use: "api_key", Secret: policy.NewSecret("key"), Of: of}
+		return w.check(t, a)
+	}
+	alice := ask(policy.Owner{})
+	want(t, alice, policy.ReasonAllowed, policy.PhaseRecord)
+	p := alice.Principal
+	want(t, ask(policy.Owner{ID: p.ID, Kind: p.Kind}), policy.ReasonAllowed, policy.PhaseRecord)
+	want(t, ask(policy.Owner{ID: "bob", Kind: p.Kind}), policy.ReasonBinding, policy.PhaseProve)
+	want(t, ask(policy.Owner{ID: p.ID, Kind: policy.KindAgent}), policy.ReasonBinding, policy.PhaseProve)
+	want(t, ask(policy.Owner{Kind: p.Kind}), policy.ReasonBinding, policy.PhaseProve)
+}

@@ -162,7 +162,16 @@ func (c *Checker) prove(ctx context.Context, x *exchange) bool {
 	if x.peer != nil && (len(x.creds) == 0 || slices.Contains(x.route.AllOf, x.peer.Principal.Method)) {
 		x.proofs = append(x.proofs, x.peer)
 	}
-	return c.combine(x)
+	return c.combine(x) && x.owned()
+}
+
+// owned holds the principal against whose credential the caller says that it shows.
+func (x *exchange) owned() bool {
+	shown, p := x.attributes.Presented, x.decision.Principal
+	if shown == nil || shown.Of == (policy.Owner{}) || shown.Of == (policy.Owner{ID: p.ID, Kind: p.Kind}) {
+		return true
+	}
+	return x.deny(policy.ReasonBinding, "the credential is not the subject's, but another's")
 }
 
 // nobody goes on without a principal where the route lets it.

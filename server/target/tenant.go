@@ -293,7 +293,8 @@ func (x *reading) inBody(p *place) error {
 }
 
 // walk follows a JSON pointer. A member that looks like a step of it is as good as that
-// one to some servers, and so is refused.
+// one to some servers, and so is refused; as is an array where the pointer names a member,
+// or an object where it means all elements, which a server may take for the other.
 func (x *reading) walk(p *place, v jose.Value, steps []string) (named bool, err error) {
 	if !v.Exists() || v.Kind() == jose.Null {
 		return false, nil
@@ -306,14 +307,15 @@ func (x *reading) walk(p *place, v jose.Value, steps []string) (named bool, err 
 		return true, x.name(p, text, "")
 	}
 	step := steps[0]
-	switch v.Kind() {
-	case jose.Object:
+	_, err = strconv.Atoi(step)
+	switch element := step == "*" || err == nil; {
+	case v.Kind() == jose.Object && step != "*":
 		o := objectOf(v, p.from, namesOf(step))
 		if o.err != nil {
 			return false, o.err
 		}
 		return x.walk(p, v.Get(step), steps[1:])
-	case jose.Array:
+	case v.Kind() == jose.Array && element:
 		i := 0
 		for e := range v.Elements() {
 			if step == "*" || step == strconv.Itoa(i) {
@@ -326,5 +328,5 @@ func (x *reading) walk(p *place, v jose.Value, steps []string) (named bool, err 
 		}
 		return named, nil
 	}
-	return true, unread(p, "what is named is neither an object nor an array")
+	return true, unread(p, "the body has another shape than the rule")
 }

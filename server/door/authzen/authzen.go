@@ -174,7 +174,7 @@ func (d *Door) evaluations(r *http.Request, whole jose.Value) (any, error) {
 	case !known:
 		return nil, errors.New("options.evaluations_semantic is not known")
 	}
-	var questions []*question
+	var questions []*policy.Attributes
 	for item := range items.Elements() {
 		q, err := read(item, whole)
 		if err != nil {
@@ -197,16 +197,8 @@ func (d *Door) evaluations(r *http.Request, whole jose.Value) (any, error) {
 	return reply, nil
 }
 
-// question is one that was read.
-type question struct {
-	attributes policy.Attributes
-	// subject is who the credential must be of; empty if nobody is named.
-	subject string
-	kind    policy.Kind
-}
-
 // read reads a question, of which the whole batch may say a part.
-func read(item, whole jose.Value) (*question, error) {
+func read(item, whole jose.Value) (*policy.Attributes, error) {
 	if item.Kind() != jose.Object {
 		return nil, errors.New("a question is an object")
 	}
@@ -216,14 +208,11 @@ func read(item, whole jose.Value) (*question, error) {
 		}
 		return whole.Get(name)
 	}
-	q := &question{}
-	a := &q.attributes
-	a.Size = -1
-	if err := q.readSubject(part("subject")); err != nil {
+	a := &policy.Attributes{Size: -1, Action: &policy.Action{}}
+	if err := readSubject(a, part("subject")); err != nil {
 		return nil, err
 	}
 	action, resource := part("action"), part("resource")
-	a.Action = &policy.Action{}
 	for _, f := range []struct {
 		name string
 		from jose.Value
@@ -257,11 +246,11 @@ func read(item, whole jose.Value) (*question, error) {
 		}
 		a.Context["action_properties"] = how
 	}
-	return q, err
+	return a, err
 }
 
 // readSubject reads who the subject is said to be, and the credential that proves it.
-func (q *question) readSubject(subject jose.Value) error {
+func readSubject(a *policy.Attributes, subject jose.Value) error {
 	kind, ok := subject.Get("type").Text()
 	if !ok || kind == "" {
 		return errors.New("subject.type is required")
@@ -275,23 +264,23 @@ func (q *question) readSubject(subject jose.Value) error {
 	if err != nil {
 		return err
 	}
-	q.subject, q.kind = id, policy.Kind(kind)
+	who := policy.Owner{ID: id, Kind: policy.Kind(kind)}
 	for _, use := range []struct{ member, use string }{{"api_key", "api_key"}, {"bearer_token", "bearer"}} {
 		given := facts.Get(use.member)
 		if !given.Exists() {
 			continue
 		}
 		text, ok := given.Text()
-		if !ok || q.attributes.Presented != nil {
+		if !ok || a.Presented != nil {
 			return errors.New("subject.properties holds more than one credential, or one that is no text")
 		}
-		q.attributes.Presented = &policy.Presented{Use: use.use, Secret: policy.NewSecret(text)}
+		a.Presented = &policy.Presented{Use: use.use, Secret: policy.NewSecret(text), Of: who}
 	}
-	if q.attributes.Presented != nil {
+	if a.Presented != nil {
 		return nil
 	}
 	tenant, _ := facts.Get("tenant").Text()
-	q.attributes.Asserted = &policy.Asserted{ID: id, Kind: q.kind, Tenant: tenant, Properties: properties}
+	a.Asserted = &policy.Asserted{ID: who.ID, Kind: who.Kind, Tenant: tenant, Properties: properties}
 	return nil
 }
 
@@ -307,7 +296,7 @@ func object(name string, v jose.Value) (map[string]any, error) {
 }
 
 // ask puts the question. A panic is a deny.
-func (d *Door) ask(r *http.Request, q *question) (out answer) {
+func (d *Door) ask(r *http.Request, a *policy.Attributes) (out answer) {
 	defer func() {
 		if thrown := recover(); thrown != nil {
 			door.Recovered(r.Context(), d.log, Name, thrown)
@@ -315,12 +304,8 @@ func (d *Door) ask(r *http.Request, q *question) (out answer) {
 			out = render(&dec)
 		}
 	}()
-	a := &q.attributes
 	a.Door, a.Caller, a.RequestID = Name, door.Caller(r.Context()), r.Header.Get(requestID)
 	dec := d.checker.Check(r.Context(), a)
-	if p := dec.Principal; dec.Allowed && (p == nil || p.ID != q.subject || p.Kind != q.kind) {
-		door.Deny(&dec, policy.ReasonBinding) // somebody's credential, and not the subject's
-	}
 	door.Settle(&dec)
 	return render(&dec)
 }

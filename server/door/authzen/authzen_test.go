@@ -27,6 +27,8 @@ func (f answers) Check(_ context.Context, a *policy.Attributes) policy.Decision 
 func world(a *policy.Attributes) policy.Decision {
 	d := policy.Decision{ID: "d1", Principal: &policy.Principal{ID: "ann", Kind: policy.KindUser}}
 	switch {
+	case a.Presented != nil && a.Presented.Secret.Reveal() == "k" && a.Presented.Of != policy.Owner{ID: "ann", Kind: policy.KindUser}:
+		return policy.Decision{Reason: policy.ReasonBinding, Status: 401}
 	case a.Presented != nil && a.Presented.Secret.Reveal() != "k":
 		return policy.Decision{Reason: policy.ReasonCredentialUnknown, Status: 401, Message: policy.ReasonCredentialUnknown.Message()}
 	case a.Presented == nil && a.Asserted == nil:
