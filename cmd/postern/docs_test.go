@@ -500,6 +500,36 @@ func TestPageOfReasons(t *testing.T) {
 	}
 }
 
+// Every promise of the page names tests, and they are there.
+func TestPageOfPromises(t *testing.T) {
+	t.Parallel()
+	there := map[string]bool{}
+	err := filepath.WalkDir(repository, func(name string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(name)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`).FindAllSubmatch(text, -1) {
+			there[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range tableRows(t, "docs/security.md", "| promise") {
+		named := regexp.MustCompile(`Test\w+`).FindAllString(row[1], -1)
+		if len(named) == 0 {
+			t.Errorf("nothing tests %q", row[0])
+		}
+		for _, name := range named {
+			if !there[name] {
+				t.Errorf("%q is tested by %s, which is not there", row[0], name)
+			}
+		}
+	}
+}
+
 // The page names every section of the configuration.
 func TestPageOfSections(t *testing.T) {
 	t.Parallel()
