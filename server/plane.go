@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -255,15 +254,11 @@ func (s *Server) adminAPI(ctx context.Context, c *admin.Config, cfg *Config) err
 	if s.plane == nil {
 		return nil
 	}
-	var roles fs.FS // nil: those that Postern ships
-	if cfg.AdminAPI.Roles != "" {
-		roles = os.DirFS(cfg.AdminAPI.Roles.String())
-	}
-	snapshot, err := admin.LoadPolicy(ctx, roles)
+	roles, err := adminRoles(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("admin_api.roles: %w", err)
+		return err
 	}
-	c.Authenticate, c.Authorizer = s.identify, admin.NewAuthorizer(snapshot)
+	c.Authenticate, c.Authorizer = s.identify, admin.NewAuthorizer(roles)
 	c.Prove, c.TokenRules = s.live.Identify, func() *registry.TokenRules { return tokenRules(s.current.Load().cfg) }
 	c.Registry, c.Logger, c.Now = s.plane.registry, s.log, s.now
 	c.Budgets = s.plane.budgets
@@ -273,6 +268,19 @@ func (s *Server) adminAPI(ctx context.Context, c *admin.Config, cfg *Config) err
 		}
 	}
 	return nil
+}
+
+// adminRoles reads who may do what with the admin API.
+func adminRoles(ctx context.Context, cfg *Config) (*admin.Policy, error) {
+	if cfg.AdminAPI.Roles == "" {
+		return admin.LoadPolicy(ctx, nil) // those that Postern ships
+	}
+	from := cfg.AdminAPI.Roles.String()
+	roles, err := admin.LoadPolicy(ctx, os.DirFS(from))
+	if err != nil {
+		return nil, fmt.Errorf("admin_api.roles: %s: %w", from, err)
+	}
+	return roles, nil
 }
 
 // identify says who calls the admin API. Somebody else's word counts only where the

@@ -40,7 +40,7 @@ func configCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check a configuration and everything that it names",
-		Long: `Reads the configuration, the keys file and the policy as the server would, and
+		Long: `Reads the configuration and every file that it names as the server would, and
 prints everything that is wrong with them, with line and column. Nothing is
 fetched over the network. The exit status is 0 if all is well, and 2 otherwise.`,
 		Example: `  postern config check -c postern.yaml
