@@ -32,6 +32,7 @@ var gateways = []gateway{
 	{"nginx", "nginx", []string{"nginx.conf"}, []string{"-e", "stderr", "-p", "@", "-c", "@/nginx.conf", "-g", "daemon off;"}},
 	{"haproxy", "haproxy", []string{"haproxy.cfg", "postern.lua"}, []string{"-C", "@", "-f", "haproxy.cfg"}},
 	{"caddy", "caddy", []string{"Caddyfile"}, []string{"run", "--config", "@/Caddyfile", "--adapter", "caddyfile"}},
+	{"traefik", "traefik", []string{"dynamic.yaml"}, []string{"--entrypoints.web.address=127.0.0.1:8080", "--providers.file.filename=dynamic.yaml", "--global.checkNewVersion=false", "--global.sendAnonymousUsage=false"}},
 }
 
 // application is behind a gateway, and notes what it gets.
@@ -93,7 +94,7 @@ func (g *gateway) run(t testing.TB, postern, app string) string {
 	}
 	var args []string
 	for _, a := range g.args {
-		args = append(args, strings.ReplaceAll(a, "@", dir))
+		args = append(args, swap.Replace(strings.ReplaceAll(a, "@", dir)))
 	}
 	var said journal
 	cmd := exec.Command(program, args...)
@@ -111,12 +112,13 @@ func (g *gateway) run(t testing.TB, postern, app string) string {
 			t.Logf("%s said: %s", g.name, said.String())
 		}
 	})
-	eventually(t, g.name+" listens", func() bool {
-		conn, err := net.Dial("tcp", at)
-		if err == nil {
-			_ = conn.Close()
+	eventually(t, g.name+" has read its configuration", func() bool {
+		res, err := http.Get("http://" + at + "/") //nolint:noctx // it ends with the test
+		if err != nil {
+			return false
 		}
-		return err == nil
+		_ = res.Body.Close()
+		return res.StatusCode != http.StatusNotFound // Traefik's, before that
 	})
 	return at
 }
