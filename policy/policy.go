@@ -244,10 +244,32 @@ type Principal struct {
 	// TokenBudget is the most model tokens that may be spent by this credential in its
 	// whole life; 0 for no limit of its own.
 	TokenBudget int64
+	// BudgetID is the CredentialID of the credential that it came from by exchanges, first of
+	// all: budgets and rates of single credentials count it together with that. Empty for
+	// one that did not come from another.
+	BudgetID string
+	// Budgets are those of the credentials that it came from by exchanges, and that have
+	// more than its own: what is spent by it is spent of them as well.
+	Budgets []SharedBudget
+	// Via are the ids of the credentials of Postern's own that it came from, and with
+	// which it falls.
+	Via []string
+	// BoundTo is the SHA-256 in lower-case hex of the certificate to which a token is
+	// bound; empty for none.
+	BoundTo string
 	// Issuer is who vouches for it: an issuer URL or "postern".
 	Issuer string
 	// IssuedAt and ExpiresAt bound the credential's life; zero if unbounded.
 	IssuedAt, ExpiresAt time.Time
+}
+
+// SharedBudget is the budget of a credential from which others came.
+type SharedBudget struct {
+	// ID is its CredentialID, and Limit its TokenBudget.
+	ID    string
+	Limit int64
+	// ExpiresAt is when it ends.
+	ExpiresAt time.Time
 }
 
 // Narrowed is a part of a user's rights. Which permissions the user's roles stand for

@@ -38,6 +38,7 @@ type parts struct {
 	shadow  *shadow // nil: there is none
 	rates   *rate.Limits
 	journal *journal // nil: there is none
+	tracer  *tracer  // nil: checks are part of no trace
 
 	peers       check.Peers       // nil: no certificate proves anything
 	possessions check.Possessions // nil: no token may be bound to a key
@@ -50,6 +51,9 @@ type surroundings struct {
 	recorder audit.Recorder
 	log      *slog.Logger
 	now      func() time.Time
+	// effort bounds what unknown tokens may cost, over all configurations; nil for no
+	// bound.
+	effort *authn.Effort
 	// offline has nothing be written, used up or recorded.
 	offline bool
 }
@@ -85,6 +89,9 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 	}
 	p.shadow = assembleShadow(ctx, cfg, prev, env)
 	if p.journal, err = assembleJournal(cfg, prev, env); err != nil {
+		return nil, err
+	}
+	if p.tracer, err = assembleTracer(cfg, prev, env); err != nil {
 		return nil, err
 	}
 	p.rates = rate.New(cfg.Rates, rate.Deps{Now: env.now, Previous: prev.rates})
@@ -126,7 +133,8 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 		Revocations:       denied,
 		Sight:             env.plane.sight(),
 		CSRF:              csrf,
-		Recorder:          p.shadow.recorder(env.recorder),
+		Recorder:          p.tracer.recorder(p.shadow.recorder(env.recorder)),
+		Tracer:            p.tracerOrNone(),
 		Trust:             trust(cfg.Callers),
 		Routes:            routes(cfg),
 		Rules:             rules,
@@ -249,7 +257,7 @@ func proofCache(cfg *Config, env surroundings) authn.CacheConfig {
 	return authn.CacheConfig{
 		Size: cfg.Cache.Credentials.Size, MaxTTL: cfg.Cache.Credentials.MaxTTL,
 		NegativeSize: cfg.Cache.Negative.Size, NegativeTTL: cfg.Cache.Negative.TTL,
-		Timeout: cfg.Limits.Deadline, Now: env.now,
+		Timeout: cfg.Limits.Deadline, Now: env.now, Effort: env.effort,
 	}
 }
 
@@ -284,6 +292,9 @@ func (p *parts) closeUnlessIn(other *parts) {
 	}
 	if p.journal != nil && other.journal != p.journal {
 		p.journal.Close()
+	}
+	if p.tracer != nil && other.tracer != p.tracer {
+		p.tracer.close()
 	}
 	_ = p.sources.closeUnlessIn(other.sources)
 }

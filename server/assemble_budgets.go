@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
@@ -59,6 +60,13 @@ func (p *plane) spender() check.Spender {
 		return uncounted{}
 	}
 	return p.budgets
+}
+
+// believesCost reports whether a caller is believed to say what requests cost.
+func (s *Server) believesCost(caller string) bool {
+	return slices.ContainsFunc(s.current.Load().cfg.Callers, func(c Caller) bool {
+		return caller != "" && c.Name == caller && slices.Contains(c.Trust, TrustCost)
+	})
 }
 
 // settler takes reports of use; nil without a store.

@@ -233,7 +233,7 @@ func (p *parts) addAgents(cfg *Config, prev kinds, env surroundings) error {
 			},
 		}
 		if env.plane != nil {
-			deps.Agents, deps.People = env.plane.agents(), env.plane.mirror.People()
+			deps.Agents, deps.People, deps.Parents = env.plane.agents(), env.plane.mirror.People(), env.plane.mirror.Parents()
 		}
 		a, err := agent.New(*cfg.Agents, deps)
 		if err != nil {

@@ -12,17 +12,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/tap"
 
 	"github.com/postern-auth/postern/server/admin"
-	"github.com/postern-auth/postern/server/door"
-	"github.com/postern-auth/postern/server/door/extauthz"
+	"github.com/postern-auth/postern/server/trace"
 )
 
 // callers decides who may ask. The list is replaced whole on a reload, so a
@@ -79,6 +76,9 @@ func (c *callers) find(ctx context.Context) (who *caller, ok bool) {
 }
 
 func within(prefixes []netip.Prefix, addr net.Addr) bool {
+	if at, ok := addr.(callerAddr); ok {
+		addr = at.Addr
+	}
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
 		return false
@@ -116,54 +116,6 @@ func bearer(ctx context.Context) (digest [32]byte, ok bool) {
 	return sha256.Sum256([]byte(token)), true
 }
 
-// receiveTimeout is how long a message may take to arrive from a caller that sets
-// no deadline of its own.
-const receiveTimeout = 10 * time.Second
-
-// tap looks at a call before its message is read: what an unlisted caller sends is
-// not worth the memory, and nobody may keep a message half sent. ext_authz is let
-// through to be answered with a deny, because an error may be taken for a yes.
-func (c *callers) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
-	if isOpen(info.FullMethodName) {
-		return ctx, nil
-	}
-	if info.FullMethodName != extauthz.Method {
-		if _, ok := c.find(ctx); !ok {
-			c.refused.Add(1)
-			return nil, errNotCaller
-		}
-	}
-	if _, ok := ctx.Deadline(); ok || strings.HasPrefix(info.FullMethodName, "/grpc.reflection.") {
-		return ctx, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, receiveTimeout)
-	context.AfterFunc(ctx, cancel) // the call's own end is the end of its context
-	return ctx, nil
-}
-
-// isOpen reports whether whoever can connect may call the method. Load balancers
-// ask for health, and have no name.
-func isOpen(method string) bool { return strings.HasPrefix(method, "/grpc.health.v1.Health/") }
-
-// unary gives the doors the caller's name.
-func (c *callers) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if isOpen(info.FullMethod) {
-		return next(ctx, req)
-	}
-	who, ok := c.find(ctx)
-	switch {
-	case !ok && info.FullMethod == extauthz.Method:
-		c.refused.Add(1)
-		return next(door.WithUnlisted(ctx), req)
-	case !ok:
-		c.refused.Add(1)
-		return nil, errNotCaller
-	case who != nil:
-		ctx = door.WithCaller(ctx, who.Name)
-	}
-	return next(ctx, req)
-}
-
 // http refuses who may not look at the admin listener. Health is open, as above, but
 // what is wrong can name files, hosts and database users, and strangers are not told.
 func (c *callers) http(next http.Handler) http.Handler {
@@ -181,15 +133,15 @@ func (c *callers) http(next http.Handler) http.Handler {
 	})
 }
 
-// thisMachineOnly refuses requests under another name than this machine's: a page
-// in somebody's browser can have its own name resolve to 127.0.0.1.
-func thisMachineOnly(next http.Handler) http.Handler {
+// thisMachineOnly refuses requests under another name than this machine's, or those that it
+// is given: a page in somebody's browser can have its own name resolve to 127.0.0.1.
+func thisMachineOnly(next http.Handler, names []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.Host)
 		if err != nil {
 			host = r.Host
 		}
-		if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil && host != "localhost" && host != "" {
+		if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil && host != "localhost" && host != "" && !slices.Contains(names, strings.ToLower(host)) {
 			http.Error(w, "this listener answers under its address only", http.StatusMisdirectedRequest)
 			return
 		}
@@ -207,6 +159,11 @@ func asRPC(r *http.Request) context.Context {
 		p.AuthInfo = credentials.TLSInfo{State: *r.TLS}
 	}
 	md := metadata.MD{"authorization": r.Header.Values("Authorization")}
+	for _, name := range trace.Fields() {
+		if values := r.Header.Values(name); len(values) > 0 {
+			md[name] = values
+		}
+	}
 	return metadata.NewIncomingContext(peer.NewContext(r.Context(), p), md)
 }
 

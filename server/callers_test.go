@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -120,6 +121,12 @@ func write(t *testing.T, path string, content []byte) strictyaml.Path {
 // run starts a server with the configuration on free ports.
 func run(t *testing.T, change func(*Config)) (*Server, Addresses) {
 	t.Helper()
+	return runWith(t, nil, change)
+}
+
+// runWith is run with a log.
+func runWith(t *testing.T, log *slog.Logger, change func(*Config)) (*Server, Addresses) {
+	t.Helper()
 	ready := make(chan Addresses, 1)
 	s, err := New(t.Context(), Options{
 		Load: func() (*Config, error) {
@@ -131,6 +138,7 @@ func run(t *testing.T, change func(*Config)) (*Server, Addresses) {
 			}
 			return cfg, nil
 		},
+		Logger:  log,
 		OnReady: func(a Addresses) { ready <- a },
 	})
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/strictyaml"
 	"github.com/postern-auth/postern/server/target"
+	"github.com/postern-auth/postern/server/trace"
 )
 
 // Config is the whole configuration of a server: one YAML file, read strictly.
@@ -99,6 +100,8 @@ type Config struct {
 	Cache Cache `yaml:"cache"`
 	// Decisions says what is kept and logged of decisions.
 	Decisions Decisions `yaml:"decisions"`
+	// Tracing sends spans of checks to an OpenTelemetry receiver. Default: none.
+	Tracing *trace.Config `yaml:"tracing"`
 	// Limits bounds connections and messages.
 	Limits Limits `yaml:"limits"`
 	// OnFault is what ext_authz answers if a request could not be decided: "deny",
@@ -152,7 +155,7 @@ func Default() *Config {
 		Policy:        Policy{OnePolicy: defaultPolicy()},
 		Cache:         Cache{GoodCache{100_000, 5 * time.Minute}, BadCache{20_000, 2 * time.Second}},
 		Decisions:     Decisions{Keep: 10_000, Log: LogDenies},
-		Limits:        Limits{4 * strictyaml.MiB, 64 * strictyaml.KiB, 1_000, 10_000, time.Second},
+		Limits:        Limits{4 * strictyaml.MiB, 64 * strictyaml.KiB, 1_000, 10_000, 5_000, time.Second},
 		OnFault:       extauthz.OnFaultDeny,
 		StatusProfile: door.StatusStandard,
 		Realm:         "postern",

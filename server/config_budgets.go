@@ -154,11 +154,8 @@ func (c *Config) checkMatch(report report, at string, routes []string, kinds []p
 // checkCosts refuses fields that say something else, or whose unit is said twice.
 func (c *Config) checkCosts(report report) {
 	trusted := slices.ContainsFunc(c.Callers, func(caller Caller) bool { return slices.Contains(caller.Trust, TrustCost) })
-	switch {
-	case len(c.Usage.CostHeaders) > 0 && !trusted:
+	if len(c.Usage.CostHeaders) > 0 && !trusted {
 		report("usage.cost_headers", "nobody is believed to say what a request costs", "add trust: [cost] to the gateway under callers, or remove it")
-	case len(c.Usage.CostHeaders) == 0 && trusted:
-		report("usage.cost_headers", "a caller is believed to say what requests cost, and no field is named for it", "name one, as x-llm-tokens: tokens")
 	}
 	units := map[budget.Unit]string{}
 	for _, name := range slices.Sorted(maps.Keys(c.Usage.CostHeaders)) {

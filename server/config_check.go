@@ -400,6 +400,7 @@ func (c *Config) checkRanges(report report) {
 	size("limits.header_list", c.Limits.HeaderList, strictyaml.KiB, strictyaml.MiB)
 	number("limits.concurrent_streams", int(c.Limits.Streams), 1, 100_000)
 	number("limits.connections", c.Limits.Connections, 1, million)
+	number("limits.requests", c.Limits.Requests, 1, million)
 	duration("limits.deadline", c.Limits.Deadline, time.Millisecond, time.Minute)
 	duration("shutdown.drain", c.Shutdown.Drain, 0, 10*time.Minute)
 	duration("store.max_stale", c.Store.MaxStale, time.Second, 24*time.Hour)

@@ -166,8 +166,9 @@ type Caller struct {
 	//   context_extensions: what its routes say of themselves
 	//   own_certificate: that it asks for itself, so that its own certificate counts
 	//   subject: who its client is, without a credential (OpenID AuthZEN), method asserted
-	//   cost: what requests cost, in the headers under usage.cost_headers, which it must
-	//     take from what clients send
+	//   cost: what requests cost, as CheckService's cost and in the headers under
+	//     usage.cost_headers, which it must take from what clients send; and that less was
+	//     used than reserved (UsageService)
 	//   models: which model is asked, and of what category the prompt is, in the headers
 	//     under models, which it must take from what clients send
 	Trust []Trust `yaml:"trust"`

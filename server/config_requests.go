@@ -135,8 +135,9 @@ type Route struct {
 	// AuditFirst allows nothing that is not on disk in the journal of `audit` before; if
 	// that cannot be, the answer is a deny with audit_unavailable. Default: false.
 	AuditFirst bool `yaml:"audit_first"`
-	// Audience is the name of the service that the route leads to. Default: the
-	// installation's `audience`.
+	// Audience is the name of the service that the route leads to. A token that an issuer
+	// made for other routes' services alone is refused here. Default: the installation's
+	// `audience`.
 	Audience string `yaml:"audience"`
 	// ResourceMetadata is the URL of the metadata of the protected resource, which
 	// challenges name (RFC 9728). Default: the installation's `resource_metadata`.

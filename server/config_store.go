@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
@@ -81,6 +82,27 @@ type AdminAPI struct {
 	// Roles is a directory whose data may define admin.roles, in place of the roles
 	// that Postern ships. Default: those.
 	Roles strictyaml.Path `yaml:"roles"`
+	// Console serves a page for browsers on the admin listener, /console/: live decisions,
+	// credentials, the policy. The page holds no data, and asks the API with the credential
+	// that is pasted into it. It needs a store. Default: false; true in --dev.
+	Console bool `yaml:"console"`
+	// Hosts are the names under which browsers, and whoever else sends JSON, reach the admin
+	// listener, besides localhost and its addresses: postern.internal. No port. Another name
+	// in Host is refused, because a stranger's page can have its own name resolve to this
+	// address. Default: none.
+	Hosts []string `yaml:"hosts"`
+}
+
+// hostName matches a name as browsers send it in Host.
+var hostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
+
+// Check implements strictyaml.Checker.
+func (a *AdminAPI) Check(report func(path, message, suggestion string)) {
+	for i, name := range a.Hosts {
+		if !hostName.MatchString(name) || len(name) > 253 {
+			report(fmt.Sprintf("hosts[%d]", i), fmt.Sprintf("%.80q is no name of a host in lower case", name), "write postern.internal, without scheme and port")
+		}
+	}
 }
 
 // believes reports whether tokens of the issuer count.
@@ -102,6 +124,12 @@ func (c *Config) checkStore(report report) {
 		if !slices.Contains(issuers, url) {
 			report(fmt.Sprintf("admin_api.issuers[%d]", i), fmt.Sprintf("%q is not one of the issuers", url), "configure it in issuers, or remove it")
 		}
+	}
+	switch {
+	case c.AdminAPI.Console && s.Driver == DriverNone:
+		report("admin_api.console", "shows what is in the store, and there is none", "choose a store.driver, or remove it")
+	case c.AdminAPI.Console && c.Listen.Admin.Network() == "":
+		report("admin_api.console", "is a page on the admin listener, which is off", "set listen.admin, or remove it")
 	}
 	c.checkSessions(report)
 }

@@ -20,7 +20,7 @@ import (
 
 // warmChecker is a Checker in front of RBAC, and attributes that it allows from its
 // caches.
-func warmChecker(b *testing.B, recorder audit.Recorder, shadow ...string) (func(), *parts) {
+func warmChecker(b *testing.B, recorder audit.Recorder, change func(*Config), shadow ...string) (func(), *parts) {
 	dir := b.TempDir()
 	write := func(name, text string) {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
@@ -36,6 +36,9 @@ func warmChecker(b *testing.B, recorder audit.Recorder, shadow ...string) (func(
 	cfg, err := LoadConfig(filepath.Join(dir, "postern.yaml"))
 	if err != nil {
 		b.Fatal(err)
+	}
+	if change != nil {
+		change(cfg)
 	}
 	p, err := assemble(b.Context(), cfg, nil, surroundings{recorder: recorder, log: slog.New(slog.DiscardHandler), now: time.Now})
 	if err != nil {
@@ -56,7 +59,7 @@ func warmChecker(b *testing.B, recorder audit.Recorder, shadow ...string) (func(
 }
 
 func warmly(b *testing.B, recorder audit.Recorder) {
-	ask, _ := warmChecker(b, recorder)
+	ask, _ := warmChecker(b, recorder, nil)
 	ask()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -80,7 +83,7 @@ func BenchmarkWarmCheck(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		ask, p := warmChecker(b, append(usual(), events))
+		ask, p := warmChecker(b, append(usual(), events), nil)
 		inForce.Store(p.policy)
 		ask()
 		b.ReportAllocs()
@@ -101,7 +104,7 @@ func BenchmarkWarmCheck(b *testing.B) {
 func BenchmarkShadowedCheck(b *testing.B) {
 	usual := audit.Tee{audit.NewMetrics(prometheus.NewRegistry()), audit.NewRing(10_000)}
 	run := func(b *testing.B, keepUp bool) {
-		ask, p := warmChecker(b, usual, ", shadow: {path: policy}")
+		ask, p := warmChecker(b, usual, nil, ", shadow: {path: policy}")
 		ask()
 		b.ReportAllocs()
 		for n := uint64(1); b.Loop(); n++ {
@@ -128,7 +131,7 @@ func BenchmarkEvent(b *testing.B) {
 		attributes, request := *in.Attributes, *in.Request
 		in.Attributes, in.Request = &attributes, &request
 		own.Input, kept = &in, &own
-	}))
+	}), nil)
 	ask()
 	cfg := &DecisionEvents{File: &EventFile{Path: strictyaml.Path(filepath.Join(b.TempDir(), "decisions.jsonl"))}}
 	cfg.SetDefaults()

@@ -1,12 +1,12 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"strings"
 
 	"google.golang.org/grpc/metadata"
 
-	"github.com/postern-auth/postern/server/door"
 	"github.com/postern-auth/postern/server/door/authzen"
 	"github.com/postern-auth/postern/server/door/connect"
 	"github.com/postern-auth/postern/server/door/forwardauth"
@@ -25,35 +25,25 @@ func (s *Server) gatewayHandler(cfg *Config) http.Handler {
 		StatusProfile: cfg.StatusProfile, KeyHeaders: keyHeaders(cfg.Credentials), MaxBody: int64(cfg.Request.Limits.MaxBodyBytes),
 	}, s.log).Register(mux)
 	authzen.New(&s.live, int(cfg.Limits.MessageSize), s.log).Register(mux)
-	calls := connect.New(s.unary(), int64(cfg.Limits.MessageSize), s.log)
+	calls := connect.New(nil, int64(cfg.Limits.MessageSize), s.log)
 	grpcdoor.New(&s.live, &s.live, s.log).Register(calls)
 	for _, path := range calls.Paths() {
 		mux.Handle(path, calls)
 	}
-	return s.callers.gateway(mux)
+	return s.entrance(nil).gateway(mux)
 }
 
-// gateway gives the doors of HTTP the caller's name, or lets them know that it is not
-// listed, before they read anything.
-func (c *callers) gateway(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx := asRPC(r)
-		if strings.HasPrefix(r.URL.Path, forwardauth.Prefix) {
-			var md metadata.MD
-			for _, token := range r.Header.Values(CallerToken) {
-				md = metadata.Join(md, metadata.Pairs("authorization", "Bearer "+token))
-			}
-			ctx = metadata.NewIncomingContext(ctx, md)
-			r.Header.Del(CallerToken)
-		}
-		who, listed := c.find(ctx)
-		switch {
-		case !listed:
-			c.refused.Add(1)
-			ctx = door.WithUnlisted(ctx)
-		case who != nil:
-			ctx = door.WithCaller(ctx, who.Name)
-		}
-		next.ServeHTTP(w, r.WithContext(ctx))
-	})
+// gatewayContext is asRPC for a gateway, whose token is elsewhere if it asks by
+// forward-auth; no door sees that field.
+func gatewayContext(r *http.Request) context.Context {
+	ctx := asRPC(r)
+	if !strings.HasPrefix(r.URL.Path, forwardauth.Prefix) {
+		return ctx
+	}
+	var md metadata.MD
+	for _, token := range r.Header.Values(CallerToken) {
+		md = metadata.Join(md, metadata.Pairs("authorization", "Bearer "+token))
+	}
+	r.Header.Del(CallerToken)
+	return metadata.NewIncomingContext(ctx, md)
 }

@@ -8,8 +8,6 @@ import (
 	"os"
 	"reflect"
 
-	"golang.org/x/net/netutil"
-
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -28,7 +26,7 @@ func listen(ctx context.Context, at Address, connections int) (net.Listener, err
 	if err != nil {
 		return nil, err
 	}
-	return netutil.LimitListener(l, connections), nil
+	return newBounded(l, connections), nil
 }
 
 // listeners are all that the server listens on; nil where it does not.
@@ -63,8 +61,11 @@ func (s *Server) listenAll(ctx context.Context, cfg *Config) (on listeners, err 
 		if err != nil {
 			return on, fmt.Errorf("listen.%s: %w", l.name, err)
 		}
-		if l.pages && s.certs != nil && !l.at.Local() {
+		switch {
+		case l.pages && s.certs != nil && !l.at.Local():
 			opened = tls.NewListener(opened, s.certs.config())
+		case !l.pages && s.certs == nil:
+			opened = greetedListener{opened, &s.strangers}
 		}
 		*l.into = opened
 	}

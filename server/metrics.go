@@ -35,9 +35,14 @@ var (
 	descQuarantine        = describe("api_keys_quarantined", "API keys disabled on this replica because they were sent over plaintext.")
 	descCache             = describe("credential_cache_total", "Look-ups of the memory of proven credentials, by whose they are and result: hit, negative_hit (a known bad one) or miss.", "of", "result")
 	descCacheSize         = describe("credential_cache_entries", "Credentials in that memory, by whose they are and kind: good or bad.", "of", "kind")
+	descEffort            = describe("credential_effort_refused_total", "Unknown tokens that were refused unread because too many with wrong signatures came, or too many at once.")
 	descDecisions         = describe("decision_cache_total", "Look-ups of the decision cache of the policy in force, by result: hit or miss.", "result")
 	descDecisionLen       = describe("decision_cache_entries", "Decisions in the cache of the policy in force.")
 	descRefused           = describe("callers_refused_total", "Calls of gateways and services that are not in the list of callers.")
+	descUnderWay          = describe("requests_under_way", "Requests that are being answered, by listener: doors (grpc and gateway), http or admin.", "listener")
+	descOverloaded        = describe("requests_overloaded_total", "Requests that were refused because too many were under way (limits.requests), by listener.", "listener")
+	descStreams           = describe("streams_open", "Subscriptions of gRPC that are open, to health for example.")
+	descStrangers         = describe("connections_bad_total", "Connections to the listener of gRPC that were closed because they did not begin with a handshake and HTTP/2.")
 	descLogDropped        = describe("log_dropped_total", "Lines of the server's own log that were lost because nobody read it.")
 	descDropped           = describe("decision_log_dropped_total", "Decisions that were not logged because the log could not keep up.")
 	descEvents            = describe("decision_events_total", "Decisions for the decision log, by what became of them: made, dropped (by the policy), lost (too many waited) or withheld (made, but without their input, which could not be masked).", "result")
@@ -46,12 +51,15 @@ var (
 	descJournal           = describe("journal_records_total", "Decisions for the journal of routes with audit_first, by result: written or failed (the request was denied).", "result")
 	descJournalSyncs      = describe("journal_syncs_total", "Times that the journal was synced to disk; decisions that wait at the same time share one.")
 	descJournalFailed     = describe("journal_failed", "Whether the last attempt to write the journal failed.")
+	descTraces            = describe("trace_checks_total", "Checks that were kept for a trace, by what became of them: sent, refused (by the receiver), dropped (too many waited), lost (they could not be sent) or limited (not kept, because there were too many).", "result")
+	descTraceFailed       = describe("trace_failed", "Whether the last attempt to send traces failed.")
 	descIssuerKeys        = describe("issuer_keys", "Keys in use, by issuer.", "issuer")
 	descIssuerAge         = describe("issuer_keys_fetched_seconds", "When the keys in use were fetched, as Unix time, by issuer.", "issuer")
 	descIssuerErr         = describe("issuer_fetch_failed", "Whether the last fetch of an issuer's keys failed.", "issuer")
 	descStoreAge          = describe("store_age_seconds", "How long ago this replica had last heard of all changes in the store.")
 	descStoreChange       = describe("store_change", "The last change in the store that this replica has heard of.")
 	descStoreBlind        = describe("store_blind", "Whether this replica denies because it has not heard of changes for too long.")
+	descStoreFailed       = describe("store_failed", "Whether nothing more is written to the store, after an error of its disk, until this replica is restarted.")
 	descStorePolls        = describe("store_polls_total", "Times that the store was asked for changes, by result: ok or failed.", "result")
 	descStoreHeld         = describe("store_records", "Records of the store that this replica holds in memory, by kind.", "kind")
 	descStoreBad          = describe("store_records_damaged", "Records of the store that cannot be read; what they name is denied.")
@@ -148,6 +156,16 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(descRateKeys, float64(r.Keys), r.Name)
 	}
 	count(descRefused, c.callers.refused.Load())
+	count(descEffort, c.env.effort.Refused())
+	for _, at := range []struct {
+		listener string
+		*underWay
+	}{{"doors", &c.checks}, {"http", &c.people}, {"admin", &c.operate}} {
+		gauge(descUnderWay, float64(at.now.Load()), at.listener)
+		count(descOverloaded, at.refused.Load(), at.listener)
+	}
+	gauge(descStreams, float64(c.streams.now.Load()))
+	count(descStrangers, c.strangers.seen.Load())
 	count(descLogDropped, c.lines.Dropped())
 	if c.decLog != nil {
 		count(descDropped, c.decLog.Dropped())
@@ -170,6 +188,15 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		count(descJournal, stats.Failed, "failed")
 		count(descJournalSyncs, stats.Syncs)
 		gauge(descJournalFailed, truth(p.journal.Err() != nil))
+	}
+	if p.tracer != nil {
+		stats := p.tracer.Stats()
+		for result, n := range map[string]uint64{
+			"sent": stats.Sent, "refused": stats.Refused, "dropped": stats.Dropped, "lost": stats.Lost, "limited": stats.Limited,
+		} {
+			count(descTraces, n, result)
+		}
+		gauge(descTraceFailed, truth(stats.Err != nil))
 	}
 	for issuer, source := range p.sources {
 		status := source.Status()
@@ -208,6 +235,7 @@ func (p *plane) collect(now time.Time, gauge func(*prometheus.Desc, float64, ...
 	}
 	gauge(descStoreChange, float64(view.Number))
 	gauge(descStoreBlind, truth(view.State(now) == mirror.Blind))
+	gauge(descStoreFailed, truth(p.failed() != nil))
 	count(descStorePolls, status.Polls-status.Failures, "ok")
 	count(descStorePolls, status.Failures, "failed")
 	for _, held := range []struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,12 +49,13 @@ type plane struct {
 // newPlane opens the store and reads it. A database that does not answer is no reason
 // not to start: until it does, this replica knows nothing, or what its snapshot says,
 // and denies or answers as store.mode has it.
-func newPlane(ctx context.Context, cfg *Config, log *slog.Logger, now func() time.Time) (_ *plane, err error) {
+func newPlane(ctx context.Context, cfg *Config, o sqlite.Options, log *slog.Logger) (_ *plane, err error) {
+	now := o.Now
 	peppers, err := apikey.NewPeppers(cfg.APIKeys)
 	if err != nil {
 		return nil, err
 	}
-	st, err := openStore(ctx, cfg, now)
+	st, err := openStore(ctx, cfg, o)
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
@@ -88,7 +90,13 @@ func newPlane(ctx context.Context, cfg *Config, log *slog.Logger, now func() tim
 			_ = p.budgets.Close(ctx)
 		}
 	}()
-	if err := p.mirror.Load(ctx); err != nil {
+	sound := make(chan error, 1)
+	go func() { sound <- p.examine(ctx, o) }() // it takes about as long as the load
+	err = p.mirror.Load(ctx)
+	if damage := <-sound; damage != nil {
+		return nil, damage
+	}
+	if err != nil {
 		if errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrNewer) {
 			return nil, err
 		}
@@ -98,6 +106,27 @@ func newPlane(ctx context.Context, cfg *Config, log *slog.Logger, now func() tim
 	}
 	return p, nil
 }
+
+// examine has a store that is this server's alone look for damage. What is wrong with
+// pages that the mirror does not read would otherwise be found by whoever writes.
+func (p *plane) examine(ctx context.Context, o sqlite.Options) error {
+	s, can := p.store.(interface{ Examine(context.Context) error })
+	if !can || !o.Alone {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, examination)
+	defer cancel()
+	err := s.Examine(ctx)
+	if ctx.Err() != nil && !errors.Is(err, store.ErrCorrupt) {
+		p.log.Info("the store is too large to be looked through at the start; `postern store check` does so")
+		return nil
+	}
+	return err
+}
+
+// examination is how long a start waits to hear whether the store is damaged, which is
+// enough for some 500,000 keys.
+const examination = 2 * time.Second
 
 func (p *plane) newRegistry(cfg *Config, deps registry.Deps) *registry.Registry {
 	deps.Signer, deps.Seen = p.signer.Load, p.mirror.WaitFor
@@ -118,15 +147,15 @@ func (p *plane) sign(s *signer.Signer) {
 }
 
 // openStore returns nil where the configuration has none.
-func openStore(ctx context.Context, cfg *Config, now func() time.Time) (store.Store, error) {
+func openStore(ctx context.Context, cfg *Config, o sqlite.Options) (store.Store, error) {
 	switch cfg.Store.Driver {
 	case DriverMemory:
-		return memory.New(now), nil
+		return memory.New(o.Now), nil
 	case DriverSQLite:
-		return orNil(sqlite.Open(ctx, cfg.Store.Path.String(), sqlite.Options{Now: now}))
+		return orNil(sqlite.Open(ctx, cfg.Store.Path.String(), o))
 	case DriverPostgres:
 		return openPatiently(ctx, func(ctx context.Context) (store.Store, error) {
-			return orNil(postgres.Open(ctx, cfg.Store.DSN.Reveal(), postgres.Options{Now: now}))
+			return orNil(postgres.Open(ctx, cfg.Store.DSN.Reveal(), o))
 		})
 	}
 	return nil, nil
@@ -183,7 +212,19 @@ func (p *plane) condition(now time.Time) admin.Condition {
 	if status.Err != nil {
 		c.Detail += ", and then not heard of for " + view.Age(now).Round(time.Millisecond).String() + ": " + status.Err.Error()
 	}
+	if err := p.failed(); err != nil {
+		c.Detail += ", and can be read but not written: " + err.Error()
+	}
 	return c
+}
+
+// failed says why nothing more is written to the store until a restart; nil if nothing
+// is wrong. What is known goes on counting meanwhile.
+func (p *plane) failed() error {
+	if s, ok := p.store.(interface{ Failed() error }); ok {
+		return s.Failed()
+	}
+	return nil
 }
 
 // agents is the registry of agents; nil where there is none.
@@ -261,6 +302,7 @@ func (s *Server) adminAPI(ctx context.Context, c *admin.Config, cfg *Config) err
 	c.Authenticate, c.Authorizer = s.identify, admin.NewAuthorizer(roles)
 	c.Prove, c.TokenRules = s.live.Identify, func() *registry.TokenRules { return tokenRules(s.current.Load().cfg) }
 	c.Registry, c.Logger, c.Now = s.plane.registry, s.log, s.now
+	c.Fields = func() []string { return credentialFields(s.current.Load().cfg.Credentials) }
 	c.Budgets = s.plane.budgets
 	if s.plane.sessions != nil {
 		c.Browser = func(made *store.Session, secret policy.Secret) (setCookie, csrfToken string) {
@@ -281,6 +323,17 @@ func adminRoles(ctx context.Context, cfg *Config) (*admin.Policy, error) {
 		return nil, fmt.Errorf("admin_api.roles: %s: %w", from, err)
 	}
 	return roles, nil
+}
+
+// credentialFields are the header fields in which a credential may come.
+func credentialFields(rules []CredentialRule) []string {
+	fields := []string{"cookie"}
+	for _, c := range rules {
+		if h := c.From.Header(); h != "" && !slices.Contains(fields, h) {
+			fields = append(fields, h)
+		}
+	}
+	return fields
 }
 
 // identify says who calls the admin API. Somebody else's word counts only where the

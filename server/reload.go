@@ -156,6 +156,9 @@ func (s *Server) conditions() []admin.Condition {
 	if p.journal != nil {
 		all = append(all, p.journal.condition())
 	}
+	if p.tracer != nil {
+		all = append(all, p.tracer.condition())
+	}
 	if budgets, rates := len(p.cfg.Budgets), len(p.cfg.Rates); budgets+rates > 0 {
 		all = append(all, admin.Condition{Name: "budgets", Ready: true, Detail: fmt.Sprintf("%d budgets, %d rates", budgets, rates)})
 	}

@@ -34,11 +34,13 @@ import (
 
 	"github.com/postern-auth/postern/server/admin"
 	"github.com/postern-auth/postern/server/audit"
+	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/check"
 	"github.com/postern-auth/postern/server/door"
 	"github.com/postern-auth/postern/server/door/extauthz"
 	grpcdoor "github.com/postern-auth/postern/server/door/grpc"
 	"github.com/postern-auth/postern/server/door/wellknown"
+	"github.com/postern-auth/postern/server/store/sqlite"
 )
 
 // Options are what a Server takes from whoever starts it.
@@ -60,23 +62,28 @@ type Addresses struct {
 
 // Server is one replica.
 type Server struct {
-	opts     Options
-	boot     *Config // that the listeners were made from
-	log      *slog.Logger
-	now      func() time.Time
-	live     check.Live
-	callers  callers
-	certs    *certificates
-	registry *prometheus.Registry
-	ring     *audit.Ring
-	decLog   *audit.Log
-	events   *eventLog    // nil: there are none
-	lines    *audit.Async // under log
-	plane    *plane       // nil: there is no store
-	charges  charges      // by budget, for metrics
-	env      surroundings
-	health   *health.Server
-	config   lastLoad // of the configuration
+	opts      Options
+	boot      *Config // that the listeners were made from
+	log       *slog.Logger
+	now       func() time.Time
+	live      check.Live
+	callers   callers
+	checks    underWay // questions of gateways and services
+	people    underWay // requests to listen.http, where strangers come
+	operate   underWay // requests to listen.admin
+	streams   underWay // subscriptions of gRPC
+	strangers strangers
+	certs     *certificates
+	registry  *prometheus.Registry
+	ring      *audit.Ring
+	decLog    *audit.Log
+	events    *eventLog    // nil: there are none
+	lines     *audit.Async // under log
+	plane     *plane       // nil: there is no store
+	charges   charges      // by budget, for metrics
+	env       surroundings
+	health    *health.Server
+	config    lastLoad // of the configuration
 
 	mu       sync.Mutex    // orders reloads
 	reloaded chan struct{} // tells watch of a reload
@@ -102,6 +109,9 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 	}
 	s.lines = audit.NewAsync(s.log.Handler())
 	s.log = slog.New(s.lines)
+	s.strangers.log, s.strangers.now = s.log, s.now
+	s.operate.most.Store(maxOperators)
+	s.streams.most.Store(int64(cfg.Limits.Connections))
 	recorders := audit.Tee{audit.NewMetrics(s.registry), s.ring}
 	if cfg.Decisions.Log != LogNone {
 		s.decLog = audit.NewLog(s.log, cfg.Decisions.Log == LogAll)
@@ -118,13 +128,13 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		}
 		recorders = append(recorders, s.events)
 	}
-	if s.plane, err = newPlane(ctx, cfg, s.log, s.now); err != nil {
+	if s.plane, err = newPlane(ctx, cfg, sqlite.Options{Now: s.now, Alone: true}, s.log); err != nil {
 		return nil, err
 	}
 	if s.plane != nil {
 		recorders = append(recorders, s.plane, &s.charges)
 	}
-	s.env = surroundings{plane: s.plane, spender: s.plane.spender(), recorder: recorders, log: s.log, now: s.now}
+	s.env = surroundings{plane: s.plane, spender: s.plane.spender(), recorder: recorders, log: s.log, now: s.now, effort: authn.NewEffort(s.now)}
 	if cfg.TLS != nil {
 		if s.certs, err = newCertificates(*cfg.TLS); err != nil {
 			return nil, err
@@ -157,6 +167,8 @@ func (s *Server) Swap(ctx context.Context, cfg *Config) error {
 		}
 	}
 	s.callers.set(cfg.Callers)
+	s.checks.most.Store(int64(cfg.Limits.Requests))
+	s.people.most.Store(int64(cfg.Limits.Requests))
 	s.charges.set(&cfg.Budgeting)
 	s.live.Swap(next.checker)
 	s.plane.sign(next.signer)
@@ -261,33 +273,34 @@ func (s *Server) drain(rpc *grpc.Server, pages pages, limit time.Duration) {
 
 // rpcServer is the data plane: both doors, health, and reflection if wanted.
 func (s *Server) rpcServer(cfg *Config) *grpc.Server {
+	to := s.entrance(nil)
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(int(cfg.Limits.MessageSize)),
 		grpc.MaxConcurrentStreams(cfg.Limits.Streams),
 		grpc.MaxHeaderListSize(uint32(cfg.Limits.HeaderList)),
-		grpc.ConnectionTimeout(10 * time.Second),
+		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: time.Minute, Timeout: 20 * time.Second,
 			MaxConnectionIdle: 5 * time.Minute,
 			MaxConnectionAge:  30 * time.Minute, MaxConnectionAgeGrace: 30 * time.Second, // certificates are looked at again
 		}),
-		grpc.InTapHandle(s.callers.tap),
-		grpc.UnaryInterceptor(s.unary()),
-		grpc.ChainStreamInterceptor(recovery.StreamServerInterceptor(s.recovered()), s.untilDrain),
+		grpc.InTapHandle(to.arrive(receiveTimeout + cfg.Limits.Deadline)),
+		grpc.ChainStreamInterceptor(recovery.StreamServerInterceptor(s.recovered()), to.stream(&s.streams), s.untilDrain),
 		grpc.WaitForHandlers(true),
 	}
 	if s.certs != nil {
-		opts = append(opts, grpc.Creds(credentials.NewTLS(s.certs.config())))
+		opts = append(opts, grpc.Creds(greetedTLS{credentials.NewTLS(s.certs.config()), &s.strangers}))
 	}
 	rpc := grpc.NewServer(opts...)
+	to.to = rpc
 	extauthz.New(&s.live, extauthz.Config{
 		OnFault:       cfg.OnFault,
 		StatusProfile: cfg.StatusProfile,
 		KeyHeaders:    keyHeaders(cfg.Credentials),
-	}, s.log).Register(rpc)
-	grpcdoor.New(&s.live, &s.live, s.log).Register(rpc)
-	grpcdoor.NewUsage(s.settler, s.log).Register(rpc)
+	}, s.log).Register(to)
+	grpcdoor.New(&s.live, &s.live, s.log).Register(to)
+	grpcdoor.NewUsage(s.settler, s.believesCost, s.log).Register(to)
 	healthpb.RegisterHealthServer(rpc, s.health)
 	if cfg.Reflection {
 		reflection.Register(rpc)
@@ -312,19 +325,13 @@ type endingStream struct {
 // Context implements grpc.ServerStream.
 func (s endingStream) Context() context.Context { return s.ctx }
 
-// unary asks who calls. The ext_authz door guards itself against panics, closer
-// to the answer; for everything else a panic is an error without its text.
-func (s *Server) unary() grpc.UnaryServerInterceptor {
-	guard := recovery.UnaryServerInterceptor(s.recovered())
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-		if info.FullMethod == extauthz.Method {
-			return s.callers.unary(ctx, req, info, next)
-		}
-		return guard(ctx, req, info, func(ctx context.Context, req any) (any, error) {
-			return s.callers.unary(ctx, req, info, next)
-		})
-	}
+// entrance is what stands before the doors.
+func (s *Server) entrance(to grpc.ServiceRegistrar) entrance {
+	return entrance{to: to, callers: &s.callers, underWay: &s.checks, methods: map[string]bool{}, log: s.log}
 }
+
+// handshakeTimeout is how long a connection may take for TLS and the beginning of HTTP.
+const handshakeTimeout = 5 * time.Second
 
 // recovered answers a panic outside of the doors, which have guards of their own
 // and deny: without its text, which may hold anything.
@@ -352,6 +359,7 @@ func (s *Server) pages(ctx context.Context, cfg *Config) (p pages, err error) {
 		if p.login.Handler, err = s.publicHandler(cfg); err != nil {
 			return p, err
 		}
+		p.login.Handler = s.people.atMost(p.login.Handler)
 	}
 	p.admin, err = s.adminServer(ctx, cfg)
 	return p, err
@@ -382,8 +390,8 @@ func (s *Server) publicHandler(cfg *Config) (http.Handler, error) {
 func (s *Server) adminServer(ctx context.Context, cfg *Config) (*http.Server, error) {
 	serves := admin.Config{
 		Conditions: s.conditions,
-		Metrics:    promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}),
-		Decisions:  &admin.Decisions{Ring: s.ring, Shadow: s.shadowStats},
+		Metrics:    promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}),
+		Decisions:  &admin.Decisions{Ring: s.ring, Shadow: s.shadowStats, Ending: s.ending.Done()},
 		Register: func(rpc *grpc.Server) {
 			if cfg.Reflection {
 				reflection.Register(rpc)
@@ -393,13 +401,26 @@ func (s *Server) adminServer(ctx context.Context, cfg *Config) (*http.Server, er
 	if err := s.adminAPI(ctx, &serves, cfg); err != nil {
 		return nil, err
 	}
+	s.forBrowsers(&serves, cfg)
 	handler := admin.Handler(serves, grpc.UnaryInterceptor(recovery.UnaryServerInterceptor(s.recovered())), grpc.StreamInterceptor(recovery.StreamServerInterceptor(s.recovered())))
 	if cfg.Listen.Admin.Local() {
-		handler = thisMachineOnly(handler)
+		handler = thisMachineOnly(handler, cfg.AdminAPI.Hosts)
 	} else {
 		handler = s.callers.http(handler)
 	}
-	return s.httpServer(cfg, handler), nil
+	return s.httpServer(cfg, probed(handler, s.operate.atMost(handler))), nil
+}
+
+// probed answers probes whatever else is under way: a replica is not restarted for being
+// busy. They are told from streams, of which one connection could hold many.
+func probed(probes, others http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 1 && (r.URL.Path == "/healthz" || r.URL.Path == "/readyz") {
+			probes.ServeHTTP(w, r)
+			return
+		}
+		others.ServeHTTP(w, r)
+	})
 }
 
 func (s *Server) httpServer(cfg *Config, handler http.Handler) *http.Server {
@@ -408,21 +429,33 @@ func (s *Server) httpServer(cfg *Config, handler http.Handler) *http.Server {
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler: handler, Protocols: protocols, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+		Handler: handler, Protocols: protocols, ReadHeaderTimeout: handshakeTimeout, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: int(cfg.Limits.HeaderList), ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: min(int(cfg.Limits.Streams), maxPageStreams), MaxReadFrameSize: 16 << 10,
+			SendPingTimeout: time.Minute, PingTimeout: stall, WriteByteTimeout: stall,
+		},
 	}
 }
 
-// Offline assembles a configuration for one decision in this process. Nothing is
+const (
+	// maxPageStreams is how many requests a connection of HTTP may have under way.
+	maxPageStreams = 100
+	// maxOperators is how many requests the admin listener answers at once, all
+	// connections together.
+	maxOperators = 1_000
+)
+
+// Offline assembles a configuration for decisions in this process. Nothing is
 // listened on or recorded.
 func Offline(ctx context.Context, cfg *Config) (*check.Checker, func(), error) {
 	quiet := surroundings{log: slog.New(slog.DiscardHandler), now: time.Now, spender: free{}, offline: true}
 	var err error
-	if quiet.plane, err = newPlane(ctx, cfg, quiet.log, quiet.now); err != nil {
+	if quiet.plane, err = newPlane(ctx, cfg, sqlite.Options{Now: quiet.now}, quiet.log); err != nil {
 		return nil, nil, err
 	}
 	enforced := *cfg
-	enforced.Policy.Shadow, enforced.Rates = nil, nil // one decision compares and counts nothing
+	enforced.Policy.Shadow, enforced.Rates = nil, nil // decisions here compare and count nothing
 	p, err := assemble(ctx, &enforced, nil, quiet)
 	if err != nil {
 		return nil, nil, errors.Join(err, quiet.plane.close())
@@ -434,5 +467,17 @@ func Offline(ctx context.Context, cfg *Config) (*check.Checker, func(), error) {
 		}
 		p.policy.look()
 	}
-	return p.checker, func() { p.closeUnlessIn(nil); _ = quiet.plane.close() }, nil
+	following, end := context.WithCancel(context.Background())
+	var ended sync.WaitGroup
+	if quiet.plane != nil { // or it would be blind after a second
+		ended.Go(func() {
+			every(following, 250*time.Millisecond, func() { _ = quiet.plane.mirror.Poll(following) })
+		})
+	}
+	return p.checker, func() {
+		end()
+		ended.Wait()
+		p.closeUnlessIn(nil)
+		_ = quiet.plane.close()
+	}, nil
 }

@@ -33,7 +33,7 @@ func Verify(ctx context.Context, path string) error {
 	errs = append(errs, err)
 	_, err = assembleKeys(cfg, &parts{cfg: &Config{}}, signs, quiet)
 	errs = append(errs, err)
-	errs = append(errs, verifyIssuers(cfg, quiet), verifyKinds(cfg, quiet))
+	errs = append(errs, verifyIssuers(cfg, quiet), verifyKinds(cfg, quiet), verifyTracing(cfg))
 	if cfg.AdminAPI.Roles != "" {
 		_, err := adminRoles(ctx, cfg)
 		errs = append(errs, err)

@@ -115,7 +115,7 @@ func serve(conn net.Conn, all *budget.Budgets) {
 		case "settle":
 			receipt, amount, _ := strings.Cut(rest, " ")
 			used, _ := strconv.ParseInt(amount, 10, 64)
-			if _, err := all.Settle(ctx, receipt, map[string]int64{"tokens": used}); err == nil {
+			if _, err := all.Settle(ctx, receipt, map[string]int64{"tokens": used}, true); err == nil {
 				answer = "yes"
 			} else {
 				answer = "no " + err.Error()

@@ -31,14 +31,15 @@ const (
 // tally is what was found.
 type tally struct {
 	rounds, acknowledged int
+	refused              int // stores that said they were damaged
 	lost, half, other    []string
 }
 
 func (t tally) bad() bool { return len(t.lost)+len(t.half)+len(t.other) > 0 }
 
 func (t tally) String() string {
-	s := fmt.Sprintf("rounds %d, changes acknowledged %d, lost %d, half %d, other faults %d",
-		t.rounds, t.acknowledged, len(t.lost), len(t.half), len(t.other))
+	s := fmt.Sprintf("rounds %d, changes acknowledged %d, refused as damaged %d, lost %d, half %d, other faults %d",
+		t.rounds, t.acknowledged, t.refused, len(t.lost), len(t.half), len(t.other))
 	for _, fault := range append(append(t.lost, t.half...), t.other...) {
 		s += "\n" + fault
 	}

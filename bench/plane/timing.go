@@ -38,7 +38,21 @@ var sorts = []struct {
 	{"unknown id, warm", 4, func(a *accounts, i int) string { return wrongSecret(a.strangers[i%few]) }},
 	{"wrong secret, warm", 4, func(a *accounts, i int) string { return wrongSecret(a.active[i%few]) }},
 	{"wrong secret of a disabled key, warm", 4, func(a *accounts, i int) string { return wrongSecret(a.disabled[i%few]) }},
+	// Guesses that get warmer (TIMING-03), beside one that is not (TIMING-01).
+	{"wrong secret, 8 characters shared, warm", 5, func(a *accounts, i int) string { return sharing(a.active[i%few], 8) }},
+	{"wrong secret, 16 characters shared, warm", 5, func(a *accounts, i int) string { return sharing(a.active[i%few], 16) }},
+	{"wrong secret, 31 characters shared, warm", 5, func(a *accounts, i int) string { return sharing(a.active[i%few], 31) }},
 	{"right secret of a disabled key, cold", 0, func(a *accounts, i int) string { return a.disabled[len(a.disabled)/2+i%(len(a.disabled)/2)] }},
+}
+
+// sharing is a wrong secret of a key, of which the first n characters are right.
+func sharing(key string, n int) string {
+	body := []byte(key[:len(key)-seal.ChecksumLen])
+	at := len(body) - seal.SecretLen + n
+	if body[at]++; !seal.IsBase62(string(body[at : at+1])) {
+		body[at] = '0'
+	}
+	return string(seal.AppendChecksum(body, string(body)))
 }
 
 // few is how many keys are warm.

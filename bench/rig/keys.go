@@ -2,7 +2,11 @@ package rig
 
 import (
 	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -50,4 +54,18 @@ func WriteKeys(dir string, n int, who func(i int) apikey.Principal) ([]string, e
 		all[i] = minted.Secret.Reveal()
 	}
 	return all, w.Flush()
+}
+
+// SigningKey makes a key that signs bundles, both parts as PEM.
+func SigningKey() (private []byte, public string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, "", err
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, "", err
+	}
+	known, err := x509.MarshalPKIXPublicKey(key.Public())
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: known})), err
 }

@@ -83,9 +83,35 @@ func Allowed(answer []byte) error {
 	if err := proto.Unmarshal(answer, &res); err != nil {
 		return err
 	}
-	reason := res.GetDynamicMetadata().GetFields()["postern"].GetStructValue().GetFields()["reason"].GetStringValue()
-	return fmt.Errorf("the answer is no allow, but %s: %v", reason, &res)
+	return fmt.Errorf("the answer is no allow, but %s: %v", Reason(&res), &res)
 }
+
+// Reason is the reason that an answer of Postern's names in its metadata; empty if it
+// names none.
+func Reason(res *authv3.CheckResponse) string {
+	return res.GetDynamicMetadata().GetFields()["postern"].GetStructValue().GetFields()["reason"].GetStringValue()
+}
+
+// Each calls do for each question when it is due, the n-th with n, one after the other,
+// until the time is over or ctx ends. For is no bound if it is zero. What do begins it
+// must not wait for.
+func (p Pace) Each(ctx context.Context, do func(n int, due time.Time)) {
+	runtime.LockOSThread() // for nap
+	defer runtime.UnlockOSThread()
+	begin := time.Now()
+	for n := 0; p.For == 0 || n < p.count(); n++ {
+		due := begin.Add(time.Duration(n) * time.Second / time.Duration(p.Rate))
+		if early := time.Until(due); early > 0 {
+			nap(early)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		do(n, due)
+	}
+}
+
+func (p Pace) count() int { return int(p.For.Seconds() * float64(p.Rate)) }
 
 // Drive asks the requests in turns.
 func (p Pace) Drive(ctx context.Context, conns []*grpc.ClientConn, requests [][]byte) (*Seen, error) {
@@ -93,23 +119,13 @@ func (p Pace) Drive(ctx context.Context, conns []*grpc.ClientConn, requests [][]
 	if look == nil {
 		look = Allowed
 	}
-	all := int(p.For.Seconds() * float64(p.Rate))
+	all := p.count()
 	if all == 0 {
 		return nil, fmt.Errorf("%d questions a second for %v are none", p.Rate, p.For)
 	}
 	seen := &Seen{Latencies: make([]float64, all), Late: make([]float64, all)}
 	var asking sync.WaitGroup
-	runtime.LockOSThread() // for nap
-	defer runtime.UnlockOSThread()
-	begin := time.Now()
-	for i := range all {
-		due := begin.Add(time.Duration(i) * time.Second / time.Duration(p.Rate))
-		if early := time.Until(due); early > 0 {
-			nap(early)
-		}
-		if ctx.Err() != nil {
-			break
-		}
+	p.Each(ctx, func(i int, due time.Time) {
 		seen.Late[i] = float64(max(0, time.Since(due))) / 1e3
 		asking.Go(func() {
 			var out []byte
@@ -120,7 +136,7 @@ func (p Pace) Drive(ctx context.Context, conns []*grpc.ClientConn, requests [][]
 			}
 			seen.Failures.Note(err)
 		})
-	}
+	})
 	asking.Wait()
 	return seen, ctx.Err()
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,36 +44,82 @@ type Process struct {
 	Started     time.Time
 
 	cmd    *exec.Cmd
+	ended  chan struct{} // closed when it has
 	log    tail
 	scrape float64 // what it allocates to tell its metrics once
 }
 
-// Start runs a server and waits until it takes connections.
+// Launch is how a server is started. It can be started again, at the same addresses.
+type Launch struct {
+	Binary string
+	Args   []string
+	// GRPC and Admin are where it listens.
+	GRPC, Admin string
+	// Under is a command that executes the server, with its own arguments, such as one
+	// that limits it first. Empty: nothing stands before it.
+	Under []string
+}
+
+// Start runs a server at addresses that are free and waits until it takes connections.
 func Start(ctx context.Context, binary string, args func(grpcAddr, httpAddr string) []string) (*Process, error) {
-	p := &Process{GRPC: FreeAddr(), Admin: FreeAddr()}
-	p.cmd = exec.CommandContext(ctx, binary, args(p.GRPC, p.Admin)...)
+	l := Launch{Binary: binary, GRPC: FreeAddr(), Admin: FreeAddr()}
+	l.Args = args(l.GRPC, l.Admin)
+	return l.Start(ctx)
+}
+
+// Start runs the server and waits until it takes connections.
+func (l Launch) Start(ctx context.Context) (*Process, error) {
+	p := &Process{GRPC: l.GRPC, Admin: l.Admin, ended: make(chan struct{})}
+	line := append(append(slices.Clone(l.Under), l.Binary), l.Args...)
+	p.cmd = exec.CommandContext(ctx, line[0], line[1:]...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	p.cmd.WaitDelay = time.Second
 	p.Started = time.Now()
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Microsecond) {
+	go func() { _ = p.cmd.Wait(); close(p.ended) }()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline) && !p.Ended(); time.Sleep(200 * time.Microsecond) {
 		if c, err := net.Dial("tcp", p.GRPC); err == nil {
 			_ = c.Close()
 			return p, nil
 		}
 	}
 	p.Stop()
-	return nil, fmt.Errorf("%s does not listen:\n%s", filepath.Base(binary), p.Said())
+	return nil, fmt.Errorf("%s does not listen:\n%s", filepath.Base(l.Binary), p.Said())
 }
 
-// Stop ends the server as an operator does.
+// Stop ends the server as an operator does, and waits for that.
 func (p *Process) Stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	late := time.AfterFunc(15*time.Second, func() { _ = p.cmd.Process.Kill() })
-	defer late.Stop()
-	_ = p.cmd.Wait()
+	_ = p.Signal(syscall.SIGTERM)
+	select {
+	case <-p.ended:
+	case <-time.After(15 * time.Second):
+		p.Kill()
+	}
 }
+
+// Kill ends the server at once.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.ended
+}
+
+// Signal sends the server a signal.
+func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
+
+// Ended reports whether the server has ended, for whatever reason.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Exit is the status with which a server has ended, -1 if that was a signal.
+func (p *Process) Exit() int { return p.cmd.ProcessState.ExitCode() }
 
 // PID is the number of the process.
 func (p *Process) PID() int { return p.cmd.Process.Pid }

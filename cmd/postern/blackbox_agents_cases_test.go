@@ -404,7 +404,7 @@ func runsCode(t *testing.T, lab *casesLab) {
 		if err := json.Unmarshal([]byte(line), &entry); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
-		found = found || entry["id"] == a.id && entry["allowed"] == true && entry["principal"] == "bot" && entry["approval"] == id && entry["route"] == "run"
+		found = found || entry["decision_id"] == a.id && entry["allowed"] == true && entry["principal"] == "bot" && entry["approval"] == id && entry["route"] == "run"
 	}
 	if !found {
 		t.Errorf("%s is not in the journal: %s", a.id, lab.read(t, "audit/journal.log"))

@@ -48,7 +48,7 @@ func spendIn(t testing.TB, w world) *spender {
 	named := dial(t, s.rpc, grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		return next(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+gatewayToken), method, req, reply, cc, opts...)
 	}))
-	s.gateway, s.usage = posternv1.NewCheckServiceClient(named), posternv1.NewUsageServiceClient(dial(t, s.rpc))
+	s.gateway, s.usage = posternv1.NewCheckServiceClient(named), posternv1.NewUsageServiceClient(named)
 	s.hide(gatewayToken)
 	return s
 }

@@ -463,7 +463,7 @@ func TestPersonalAccessTokens(t *testing.T) {
 	}
 	eventually(t, "the decision is in the log", func() bool {
 		for _, e := range p.log.entries(t, "decision") {
-			if e["id"] == a.id {
+			if e["decision_id"] == a.id {
 				return e["principal"] == "ann" && e["credential"] == a.credential && e["allowed"] == true
 			}
 		}

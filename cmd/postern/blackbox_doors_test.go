@@ -239,7 +239,7 @@ func TestVectorsDoorsAgree(t *testing.T) {
 func TestGatewayDoor(t *testing.T) {
 	t.Parallel()
 	var key string
-	b, i := startGateway(t, func(w world) { gatewayOn(t, w); key = w.mint(t, order{id: "alice"}) })
+	b, i := startGateway(t, func(w world) { gatewayOn(t, w); w.shared(t); key = w.mint(t, order{id: "alice"}) })
 	token := i.token(claims{"sub": "alice"})
 	b.hide(key)
 	b.hide(secretParts(token)...)

@@ -78,6 +78,7 @@ func TestKeyExpires(t *testing.T) {
 	end := time.Now().Add(3 * time.Second)
 	key := w.mint(t, order{id: "job"}, func(k *apikey.Key) { k.ExpiresAt = end })
 	early := w.mint(t, order{id: "early"}, func(k *apikey.Key) { k.NotBefore = time.Now().Add(time.Minute) })
+	w.shared(t)
 	replicas := []*box{start(t, w), start(t, w)}
 	for _, b := range replicas {
 		b.hide(key, early)

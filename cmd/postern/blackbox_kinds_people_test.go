@@ -256,13 +256,16 @@ func unknownBefore(t *testing.T, lab *peopleLab) {
 	})
 }
 
-// B-06: a thousand wrong passwords at once need bounded memory, get an answer each, and
-// do not stop tokens from being checked.
+// B-06, RESOURCE-01: a thousand wrong passwords at once need bounded memory, get an
+// answer each, and do not stop tokens and keys from being checked.
 func TestKindsManyLogins(t *testing.T) {
 	t.Parallel()
 	lab := launchPeople(t)
 	token := get("/", bearer(testIssuer.token(claims{"sub": "ann"}))...)
 	lab.expect(t, token, 200, "allowed")
+	lab.service(t, "honest")
+	_, key := lab.key(t, "honest")
+	lab.becomes(t, withKey("/", key), 200, "allowed")
 	before := lab.peak(t)
 	var all sync.WaitGroup
 	var refused, busy, other atomic.Int64
@@ -298,6 +301,7 @@ func TestKindsManyLogins(t *testing.T) {
 			if a := lab.askEnvoy(t, fresh); !a.allowed() {
 				t.Errorf("a good token: %v", a)
 			}
+			lab.expect(t, withKey("/", key), 200, "allowed")
 			slowest = max(slowest, time.Since(began))
 			checks++
 		}

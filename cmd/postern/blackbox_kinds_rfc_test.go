@@ -11,13 +11,15 @@ import (
 )
 
 // G-13: what each RFC says of the bearer of a token, through both doors of a server
-// that runs. One server does for all.
+// that runs. One server does for all. What the RFCs say of formats is tested beside what
+// reads them: server/authn/jwt, server/authn/introspect, server/authn/dpop, server/jose;
+// RFC 8693's token endpoint in TestTokensAreExchanged.
 func TestKindsRFCs(t *testing.T) {
 	t.Parallel()
 	lab := startKinds(t)
 	for name, test := range map[string]func(*testing.T, *kindsLab){
 		"RFC6750": rfc6750, "RFC7519": rfc7519, "RFC7617": rfc7617, "RFC7662": rfc7662, "RFC8705": rfc8705,
-		"RFC9068": rfc9068, "RFC9110": rfc9110, "RFC9440": rfc9440, "RFC9449": rfc9449, "RFC9470": rfc9470, "RFC9728": rfc9728,
+		"RFC9068": rfc9068, "RFC7235 and RFC9110": rfc9110, "RFC9440": rfc9440, "RFC9449": rfc9449, "RFC9470": rfc9470, "RFC9728": rfc9728,
 		"RFC8693": rfc8693, "one answer": oneAnswer, "the end": endsInTheCache,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, lab) })
@@ -430,7 +432,7 @@ func rfc8693(t *testing.T, lab *kindsLab) {
 		}
 		eventually(t, "the decision is in the log", func() bool {
 			for _, e := range lab.log.entries(t, "decision") {
-				if e["id"] == a.id {
+				if e["decision_id"] == a.id {
 					if raw, _ := json.Marshal(e["actors"]); e["principal"] != "ann" || string(raw) != `["agent-7","orchestrator"]` {
 						t.Errorf("%s: the log says %s", name, e[""])
 					}

@@ -90,13 +90,16 @@ func (p *replica) run(t testing.TB, args ...string) string {
 }
 
 // launch runs a server until the test ends, and then looks for credentials in all
-// that it said.
-func launch(t testing.TB, w world) *replica {
+// that it said. What is different from other servers is changed before it starts.
+func launch(t testing.TB, w world, changes ...func(*exec.Cmd)) *replica {
 	t.Helper()
 	p := &replica{box: &box{world: w, hidden: map[uint64]bool{}}, ended: make(chan struct{}), started: time.Now()}
 	p.cmd = exec.Command("postern", "serve", "-c", w.path("postern.yaml"))
 	p.cmd.Env = append(os.Environ(), hurry, "GOTRACEBACK=all")
 	p.cmd.Stderr = &p.log
+	for _, change := range changes {
+		change(p.cmd)
+	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -128,9 +131,9 @@ func dial(t testing.TB, at string, options ...grpc.DialOption) *grpc.ClientConn 
 // listening takes the addresses from the log.
 func (p *replica) listening() bool {
 	for line := range strings.Lines(p.log.String()) {
-		var said struct{ Msg, GRPC, Admin, HTTP string }
+		var said struct{ Msg, GRPC, Admin, HTTP, Gateway string }
 		if json.Unmarshal([]byte(line), &said) == nil && said.Msg == "ready" {
-			p.rpc, p.admin, p.login = said.GRPC, said.Admin, said.HTTP
+			p.rpc, p.admin, p.login, p.box.gateway = said.GRPC, said.Admin, said.HTTP, said.Gateway
 		}
 	}
 	return p.rpc != ""

@@ -93,7 +93,7 @@ func TestShadowEnforcesNothing(t *testing.T) {
 			t.Errorf("%s is %v in %v", name, line[name], line)
 		}
 	}
-	if !slices.Contains(denied, line["id"].(string)) || line["revision"] == line["shadow_revision"] {
+	if !slices.Contains(denied, line["decision_id"].(string)) || line["revision"] == line["shadow_revision"] {
 		t.Error(line)
 	}
 	// 2. So do the commands: what differs, where, and the last of them.

@@ -274,7 +274,7 @@ func (b *box) logged(t testing.TB, a answer) string {
 	t.Helper()
 	var lines []map[string]any
 	eventually(t, "the decision is in the log", func() bool {
-		lines = slices.DeleteFunc(b.log.entries(t, "decision"), func(e map[string]any) bool { return e["id"] != a.id })
+		lines = slices.DeleteFunc(b.log.entries(t, "decision"), func(e map[string]any) bool { return e["decision_id"] != a.id })
 		return len(lines) > 0
 	})
 	if len(lines) != 1 {
@@ -301,7 +301,7 @@ func (b *box) oneLineEach(t *testing.T, ids []string) {
 	eventually(t, "all decisions are in the log", func() bool {
 		clear(lines)
 		for _, e := range b.log.entries(t, "decision") {
-			lines[e["id"]]++
+			lines[e["decision_id"]]++
 		}
 		return !slices.ContainsFunc(ids, func(id string) bool { return lines[id] == 0 })
 	})

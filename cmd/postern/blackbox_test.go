@@ -97,6 +97,13 @@ func (w world) read(t testing.TB, name string) string {
 	return string(text)
 }
 
+// shared has several servers run in the world: without a store, as one of SQLite is one
+// server's.
+func (w world) shared(t testing.TB) {
+	t.Helper()
+	w.write(t, "postern.yaml", w.read(t, "postern.yaml")+"store: {driver: none}\n")
+}
+
 // mint adds a key to keys.yaml as `postern key mint --add` does, and returns it.
 // Changes are to what the file says of it.
 func (w world) mint(t testing.TB, o order, changes ...func(*apikey.Key)) string {

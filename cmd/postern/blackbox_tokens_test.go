@@ -365,6 +365,7 @@ func TestReplicasAgree(t *testing.T) {
 	t.Parallel()
 	f := readTokenFixture(t)
 	w, _ := f.world(t)
+	w.shared(t)
 	replicas := []*box{start(t, w), start(t, w), start(t, w)}
 	vectors := vectortest.Lines[vector](t, "jwt/vectors.jsonl")
 	for i := range vectors {

@@ -72,16 +72,21 @@ server's business.`,
 		},
 	}
 	q.flags(cmd, "server", defaultServer)
-	f := cmd.Flags()
 	configFlag(cmd, &q.config, "", "decide here with this configuration instead of asking a server")
+	q.requestFlags(cmd)
+	outputFlag(cmd, &q.output)
+	exclusive(cmd, "config", "server", "tls", "ca", "cert", "key", "caller-token-file")
+	return cmd
+}
+
+// requestFlags adds the flags that say what a request is, besides its URL.
+func (q *question) requestFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.StringArrayVarP(&q.headers, "header", "H", nil, "header field of the request, as 'name: value'; repeatable")
 	f.StringVar(&q.body, "body", "", "file with the body of the request; - is standard input")
 	f.StringVar(&q.source, "source", "127.0.0.1", "address of the client")
 	f.StringArrayVar(&q.cost, "cost", nil, "what the request costs, as tokens=500: tokens, requests or micros; repeatable")
 	completions(cmd, "cost", "tokens=", "requests=", "micros=")
-	outputFlag(cmd, &q.output)
-	exclusive(cmd, "config", "server", "tls", "ca", "cert", "key", "caller-token-file")
-	return cmd
 }
 
 // exitOf makes a decision the exit status. A fault is no answer.

@@ -111,6 +111,12 @@ func withBearer(ctx context.Context, token string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(token))
 }
 
+// outgoing are the values of a field that a call with the context carries.
+func outgoing(ctx context.Context, name string) []string {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	return md.Get(name)
+}
+
 // symptoms are what grpc-go says when it cannot connect, and what helps.
 var symptoms = []struct{ text, hint string }{
 	{"connection refused", "nothing listens there; is the server running? (postern serve)"},

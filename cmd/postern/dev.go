@@ -29,6 +29,8 @@ policy:
   path: policy
 decisions:
   log: all
+admin_api:
+  console: true             # a page to look at it
 reflection: true            # grpcurl works without proto files
 plaintext:
   insecure_accept: true     # this machine only: requests over http are decided too
@@ -93,7 +95,9 @@ No grpcurl? go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 `
 
 const devExplain = `
-Each answer has a decision id: "$POSTERN explain ID$LOOK" shows how it came about.
+Each answer has a decision id: "$POSTERN explain ID$LOOK" shows how it came about;
+"$POSTERN watch$LOOK" shows all of them as they are made. So does the console,
+http://$ADMIN/console/, which takes the key of the administrator in $DIR/admin.key.
 To issue keys of your own, kept in memory, with the key of an administrator:
 $POSTERN principal create me --kind service --role user$MANAGE --token-file $DIR/admin.key
 $POSTERN key issue me$MANAGE --token-file $DIR/admin.key

@@ -224,6 +224,11 @@ func verifyConfiguration(t *testing.T, dir, name string) {
 	if cfg.Policy.Path != "" {
 		files[filepath.Join(absolute(cfg.Policy.Path), "stand-in.yaml")] = "stand_in: true\n"
 	}
+	if cfg.MTLS != nil {
+		for _, b := range cfg.MTLS.Bundles {
+			files[b.File.String()] = cert
+		}
+	}
 	for _, k := range cfg.Policy.Keys {
 		files[k.File.String()] = publicKey(t, key)
 	}
@@ -270,7 +275,7 @@ func selfSigned(t *testing.T) (cert, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
 	if err != nil {
 		t.Fatal(err)
@@ -557,6 +562,7 @@ introspection: [{issuer: "https://as.example.com", url: "https://as.example.com/
 decisions: {events: {file: {path: decisions.jsonl}}}
 rates: [{name: calls, limit: 100}]
 audit: {journal: {path: journal.jsonl}}
+tracing: {endpoint: "http://127.0.0.1:1"}
 `
 
 // bundlesConfig is a policy in a bundle that nothing serves.
@@ -564,6 +570,23 @@ const bundlesConfig = `policy:
   bundles: [{name: a, url: "https://127.0.0.1:1/a.tar.gz"}]
   keys: [{id: k, file: k.pub.pem}]
 `
+
+// scrapes starts servers that between them have all there is to measure, and returns
+// what each says.
+func scrapes(t *testing.T) (texts []string) {
+	t.Helper()
+	for _, policy := range []string{"policy: {path: policy}", bundlesConfig} {
+		sh := docShell{dir: t.TempDir()}
+		if err := os.WriteFile(filepath.Join(sh.dir, "postern.yaml"), []byte(metricsConfig+policy), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		verifyConfiguration(t, sh.dir, "postern.yaml")
+		sh.run(t, "here", "postern serve")
+		sh.run(t, "here", "postern check https://api.example.com/")
+		texts = append(texts, sh.run(t, "here", "curl -s http://127.0.0.1:9192/metrics"))
+	}
+	return texts
+}
 
 // TestPageOfMetrics scrapes a server and holds names, types and labels against the
 // page.
@@ -574,15 +597,8 @@ func TestPageOfMetrics(t *testing.T) {
 		documented[row[0]] = row[1] + " " + strings.ReplaceAll(row[2], "`", "")
 	}
 	real := map[string]string{}
-	for _, policy := range []string{"policy: {path: policy}", bundlesConfig} {
-		sh := docShell{dir: t.TempDir()}
-		if err := os.WriteFile(filepath.Join(sh.dir, "postern.yaml"), []byte(metricsConfig+policy), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		verifyConfiguration(t, sh.dir, "postern.yaml")
-		sh.run(t, "here", "postern serve")
-		sh.run(t, "here", "postern check https://api.example.com/")
-		for name, m := range scrapedMetrics(sh.run(t, "here", "curl -s http://127.0.0.1:9192/metrics")) {
+	for _, text := range scrapes(t) {
+		for name, m := range scrapedMetrics(text) {
 			real[name] = m.kind + " " + strings.Join(m.labels, ", ")
 		}
 	}

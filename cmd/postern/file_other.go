@@ -5,6 +5,7 @@ package main
 import (
 	"io/fs"
 	"os"
+	"time"
 )
 
 // lockDirectory does nothing where directories cannot be locked: two minters at
@@ -12,3 +13,6 @@ import (
 func lockDirectory(string) (unlock func(), err error) { return func() {}, nil }
 
 func keepOwner(*os.File, fs.FileInfo) {}
+
+// cpuTime is not known everywhere.
+func cpuTime() time.Duration { return 0 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 )
 
 // lockDirectory keeps other minters out of a directory until unlock is called.
@@ -28,4 +29,13 @@ func keepOwner(f *os.File, other fs.FileInfo) {
 	if s, ok := other.Sys().(*syscall.Stat_t); ok {
 		_ = f.Chown(int(s.Uid), int(s.Gid))
 	}
+}
+
+// cpuTime is what this process has used of its CPUs; 0 if nobody knows.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

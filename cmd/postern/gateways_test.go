@@ -79,7 +79,7 @@ func (g *gateway) program(t testing.TB) string {
 // run starts the gateway before an application, and returns where it listens.
 func (g *gateway) run(t testing.TB, postern, app string) string {
 	t.Helper()
-	program := g.program(t)
+	g.program(t)
 	dir := t.TempDir()
 	at := freeAddress(t)
 	swap := strings.NewReplacer("127.0.0.1:9193", postern, "127.0.0.1:8081", app, "127.0.0.1:8080", at, ":8080", at[strings.LastIndexByte(at, ':'):], "/tmp/postern-nginx", dir+"/nginx")
@@ -92,9 +92,16 @@ func (g *gateway) run(t testing.TB, postern, app string) string {
 			t.Fatal(err)
 		}
 	}
+	return g.runIn(t, dir, at)
+}
+
+// runIn starts the gateway with the files in a directory, which let it listen there.
+func (g *gateway) runIn(t testing.TB, dir, at string) string {
+	t.Helper()
+	program := g.program(t)
 	var args []string
 	for _, a := range g.args {
-		args = append(args, swap.Replace(strings.ReplaceAll(a, "@", dir)))
+		args = append(args, strings.NewReplacer("@", dir, "127.0.0.1:8080", at).Replace(a))
 	}
 	var said journal
 	cmd := exec.Command(program, args...)

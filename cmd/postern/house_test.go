@@ -26,10 +26,11 @@ var floors = []struct {
 	{"server/door/*", 3}, {"server/admin", 3},
 	{"server/store/table", 1}, {"server/store/memory", 1}, // which others of them are made of or compared with
 	{"server/check", 2}, {"server/authn/*", 2}, {"server/mirror", 2}, {"server/registry", 2}, {"server/store/*", 2}, {"policy/bundle", 2}, {"policy/author", 2},
-	{"server/door", 2},   // what the doors share
+	{"server/door", 2},                                 // what the doors share
+	{"server/trace", 2}, {"server/trace/tracetest", 1}, // a recorder, as server/audit has them
 	{"server/target", 2}, // reads bodies by server/jose, paths by server/canonical
 	{"server/authn", 1}, {"server/canonical", 1}, {"server/jose", 1}, {"server/audit", 1}, {"server/signer", 1}, {"server/breaker", 1}, {"server/budget", 1}, {"server/rate", 1}, {"server/password", 1}, {"policy/rego", 1},
-	{"policy/lib", 0}, {"server/seal", 0}, {"server/store", 0}, {"server/strictyaml", 0}, {"server/outbound", 0}, {"server/tally", 0}, {"server/guard", 0}, {"server/vectortest", 0},
+	{"policy/lib", 0}, {"server/seal", 0}, {"server/store", 0}, {"server/strictyaml", 0}, {"server/outbound", 0}, {"server/tally", 0}, {"server/guard", 0}, {"server/vectortest", 0}, {"deploy", 0},
 	{"policy", -1}, // the ground: words
 }
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -59,11 +60,22 @@ func run(args []string) int {
 	case errors.As(err, &exit):
 		return exit.status
 	case errors.As(err, &no):
-		complain(os.Stderr, no.error)
+		lastWords(no.error)
 		return exitDeny
 	}
-	complain(os.Stderr, err)
+	lastWords(err)
 	return exitFault
+}
+
+// lastWords complains and does not wait for long: nobody may be reading, and a process that
+// was told to end ends.
+func lastWords(err error) {
+	said := make(chan struct{})
+	go func() { complain(os.Stderr, err); close(said) }()
+	select {
+	case <-said:
+	case <-time.After(time.Second):
+	}
 }
 
 // complain prints an error: mistakes in files as compilers do, so that editors
@@ -106,9 +118,14 @@ func single(err error) []error {
 func newRoot() *cobra.Command {
 	root := group("postern", "Who is calling, and may they?",
 		serveCommand(),
+		initCommand(),
+		readyCommand(),
 		checkCommand(),
+		watchCommand(),
 		explainCommand(),
+		benchCommand(),
 		configCommand(),
+		doctorCommand(),
 		keyCommand(),
 		patCommand(),
 		tokenCommand(),

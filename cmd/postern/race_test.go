@@ -2,4 +2,4 @@
 
 package main
 
-func init() { crowded = 500 }
+func init() { crowded, raced = 500, true }

@@ -150,6 +150,7 @@ var advice = map[string]string{
 	"SECRET_NOT_REPEATED":  "the secret was shown when the call was first made; if it is lost, revoke the credential and issue another",
 	"REQUEST_ID_REUSED":    "take a new --request-id for another call",
 	"MAX_TTL_EXCEEDED":     "rotate it, or issue another",
+	"STORE_FULL":           "make room on the disk of the store; nothing was changed, and no restart is needed",
 	"STORE_UNAVAILABLE":    "whether anything was changed is not known; with the same --request-id it is safe to try again",
 	"GRANT_EXCEEDS_ISSUER": "nobody can grant more than they have",
 	"NOT_CONFIGURED":       "see `postern config schema`",
@@ -162,6 +163,7 @@ var advice = map[string]string{
 	"TTL_TOO_LONG":         "give a shorter --expires-in",
 	"INVALID_FIELD":        "",
 	"OVERLOADED":           "try again in a while",
+	"TOO_MANY_TRIES":       "somebody on this machine or network shows wrong credentials over and over: try again in a second",
 	"INTERNAL":             "the server's log says more",
 }
 

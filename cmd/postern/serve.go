@@ -70,6 +70,10 @@ func serve(ctx context.Context, path string, addresses listenFlags, stderr io.Wr
 		return err
 	}
 	log := newLogger(stderr, cfg.Log)
+	boundMemory(log)
+	manager := newNotify(log)
+	quiet := func() {}
+	defer func() { quiet() }()
 	s, err := server.New(ctx, server.Options{
 		Load:       func() (*server.Config, error) { return addresses.load(path) },
 		ConfigPath: path,
@@ -86,6 +90,7 @@ func serve(ctx context.Context, path string, addresses listenFlags, stderr io.Wr
 				attrs = append(attrs, "gateway", a.Gateway.String())
 			}
 			log.Info("ready", attrs...)
+			quiet = manager.ready(ctx)
 			if onReady != nil {
 				onReady(a)
 			}

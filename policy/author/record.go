@@ -165,7 +165,7 @@ func recordsIn(v any) (all []*Record, err error) {
 			return recordsIn(f["record"])
 		case f.object("decision") != nil:
 			return []*Record{f.adminRecord()}, nil
-		case f.text("msg") == "decision" && f.text("id") != "":
+		case f.text("msg") == "decision" && f.text("decision_id") != "":
 			return []*Record{f.logRecord()}, nil
 		case f.text("msg") != "" && f.text("level") != "" && f.text("time") != "" && f["input"] == nil:
 			return nil, nil // another line of the log
@@ -284,7 +284,7 @@ func places(list string) (all [][]string) {
 // logRecord reads a line of Postern's own log.
 func (f fields) logRecord() *Record {
 	r := &Record{
-		ID: f.text("id"), Time: f.time("time"), Method: f.text("method"), Host: f.text("host"), Path: f.text("path"),
+		ID: f.text("decision_id"), Time: f.time("time"), Method: f.text("method"), Host: f.text("host"), Path: f.text("path"),
 		Principal: f.text("principal"), Route: f.text("route"), Reason: f.text("reason"), known: logKnown,
 	}
 	r.Allowed, r.Answered = f["allowed"] == true, true

@@ -73,7 +73,7 @@ func TestReplay(t *testing.T) {
 // missing. Guessing would hide the one change that matters.
 func TestReplayUntold(t *testing.T) {
 	t.Parallel()
-	own := `{"time":"2026-03-01T10:00:00Z","level":"INFO","msg":"decision","id":"3","allowed":true,"reason":"allowed","phase":"record","method":"GET","host":"shop.test","path":"/orders/9","principal":"ann","tenant":"acme","principal_method":"api_key"}` + "\n"
+	own := `{"time":"2026-03-01T10:00:00Z","level":"INFO","msg":"decision","decision_id":"3","allowed":true,"reason":"allowed","phase":"record","method":"GET","host":"shop.test","path":"/orders/9","principal":"ann","tenant":"acme","principal_method":"api_key"}` + "\n"
 	for name, c := range map[string]struct{ log, why string }{
 		"Postern's log only names who called": {own, "input.principal.roles"},
 		"a route that is only named":          {strings.Replace(own, `"principal":`, `"route":"orders","principal":`, 1), "input.route.permission"},
@@ -118,7 +118,7 @@ func TestReplayUntold(t *testing.T) {
 func TestReplaySkips(t *testing.T) {
 	t.Parallel()
 	line := func(phase, reason string) string {
-		return fmt.Sprintf(`{"time":"2026-03-01T10:00:00Z","level":"INFO","msg":"decision","id":"3","allowed":false,"reason":%q,"phase":%q,"method":"GET","host":"shop.test","path":"/x"}`+"\n", reason, phase)
+		return fmt.Sprintf(`{"time":"2026-03-01T10:00:00Z","level":"INFO","msg":"decision","decision_id":"3","allowed":false,"reason":%q,"phase":%q,"method":"GET","host":"shop.test","path":"/x"}`+"\n", reason, phase)
 	}
 	r := &author.Replay{New: compile(t, authz("decision := true"), rego.Config{})}
 	replay(t, r, line("prove", "expired")+line("decide", "policy_timeout")+`{"time":"x","level":"INFO","msg":"listening"}`+"\n\n"+
@@ -208,7 +208,7 @@ func TestReadRecordsRefuses(t *testing.T) {
 // Whatever a log holds, reading and replaying it ends in an answer or an error.
 func FuzzReplay(f *testing.F) {
 	f.Add(event("1", "ann", "reader", "GET", "/orders/7", "true"))
-	f.Add(`{"msg":"decision","id":"1","allowed":true,"phase":"record","method":"GET","path":"/a"}`)
+	f.Add(`{"msg":"decision","decision_id":"1","allowed":true,"phase":"record","method":"GET","path":"/a"}`)
 	f.Add(`{"record":{"decision":{"allowed":true},"principal":{"id":"x","roles":[1]},"path":"//"}}`)
 	f.Add(`[{"decision_id":"1","input":{"request":[]},"erased":["/input/~1~0"],"result":{"allow":7}}]`)
 	p := compile(f, shop(), rego.Config{})

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,7 +86,7 @@ func TestBombs(t *testing.T) {
 	const mostMiB = 400
 	for _, name := range slices.Sorted(maps.Keys(bombs)) {
 		t.Run(name, func(t *testing.T) {
-			s := compile(t, module(growing+bombs[name]), rego.Config{AllowBuiltins: []string{"json.match_schema"}})
+			s := compile(t, module(growing+bombs[name]), rego.Config{AllowBuiltins: []string{"json.match_schema"}, Timeout: 50 * time.Millisecond})
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			began := time.Now()
@@ -247,7 +249,7 @@ func BenchmarkNeighbours(b *testing.B) {
 decision if { input.request.path == "/loop"; some i in numbers.range(1, 60000); some j in numbers.range(1, 60000); i * j == -1 }
 decision if { input.request.path == "/text"; count(split(big(big("a")), "")) == 1 }
 decision if { input.request.path == "/object"; count({i: j | some i in numbers.range(1, 60000); some j in numbers.range(1, 60000); j == i}) == 1 }`),
-		rego.Config{Cache: rego.CacheConfig{Size: -1}})
+		rego.Config{Cache: rego.CacheConfig{Size: -1}, Timeout: 50 * time.Millisecond})
 	heap := make([]byte, 64<<20) // about what a server holds: without, the collector runs all the time
 	defer runtime.KeepAlive(heap)
 	for _, path := range []string{"", "/loop", "/text", "/object"} {
@@ -315,4 +317,58 @@ func TestGrowth(t *testing.T) {
 	}
 	compile(t, module(doubling(4, "x%d := [x%d, x%d]")), rego.Config{})
 	compile(t, module("admins := [\"a\"]\ndecision := x[input.request.path] if { y := \"b\"; x := {"+strings.Repeat("y: admins, ", 40)+"\"/\": [input.principal.id"+strings.Repeat(", input.principal.id", 40)+"]} }"), rego.Config{})
+}
+
+// What is left when more evaluations are asked for than there is room for, all of which
+// take their time: goodput is the part of the processor's time that ends in answers.
+func BenchmarkOverloaded(b *testing.B) {
+	for _, size := range []int{3, 30, 60, 90} {
+		b.Run(fmt.Sprint("size=", size), func(b *testing.B) {
+			s := compile(b, module(fmt.Sprintf(`decision if { some i in numbers.range(1, %d); some j in numbers.range(1, %d); i * j == -1 }
+decision if true`, size, size)), rego.Config{Cache: rego.CacheConfig{Size: -1}, Timeout: 50 * time.Millisecond})
+			var good, refused, late atomic.Int64
+			ask := func() {
+				switch _, _, err := s.Decide(b.Context(), at("/")); {
+				case err == nil:
+					good.Add(1)
+				case errors.Is(err, rego.ErrOverloaded):
+					refused.Add(1)
+					time.Sleep(10 * time.Millisecond)
+				default:
+					late.Add(1)
+				}
+			}
+			began := processorTime()
+			for good.Load() < 50 {
+				ask()
+			}
+			alone := (processorTime() - began) / 50
+			good.Store(0)
+			refused.Store(0)
+			late.Store(0)
+			began = processorTime()
+			until := time.Now().Add(2 * time.Second)
+			var all sync.WaitGroup
+			for range 64 {
+				all.Go(func() {
+					for time.Now().Before(until) {
+						ask()
+					}
+				})
+			}
+			all.Wait()
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(float64(alone.Microseconds()), "alone-µs")
+			b.ReportMetric(100*float64(good.Load())*float64(alone)/float64(processorTime()-began), "goodput-%")
+			b.ReportMetric(float64(refused.Load()), "refused")
+			b.ReportMetric(float64(late.Load()), "late")
+		})
+	}
+}
+
+// processorTime is what this process has had of the processors.
+func processorTime() time.Duration {
+	var all syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &all)
+	return time.Duration(all.Utime.Nano() + all.Stime.Nano())
 }

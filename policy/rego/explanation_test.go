@@ -115,7 +115,7 @@ func TestExplanationOfFaults(t *testing.T) {
 		`decision if count(numbers.range(1, 1000000000)) == 1`:                                              &rego.Fault{},
 		`decision if { some a in numbers.range(1, 60000); some b in numbers.range(1, 60000); a * b == -1 }`: rego.ErrTimeout,
 	} {
-		x, err := compile(t, module(text), rego.Config{}).Explain(t.Context(), input())
+		x, err := compile(t, module(text), rego.Config{Timeout: 50 * time.Millisecond}).Explain(t.Context(), input())
 		_, isFault := errors.AsType[*rego.Fault](err)
 		_, wantFault := errors.AsType[*rego.Fault](want)
 		if x == nil || x.Verdict != nil || isFault != wantFault || !wantFault && !errors.Is(err, want) {

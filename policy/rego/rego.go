@@ -82,10 +82,10 @@ type Config struct {
 	// MaxEvaluations bounds how many evaluations run at once. Others wait for up to
 	// half of their time and are denied with overloaded then, or at once if so many
 	// wait already that this would be in vain. The default is 1 for each processor. One
-	// that takes longer than 2 ms gives its place back and goes on as one of at most
-	// half as many slow ones, so that quick ones do not wait for it. Danger: evaluations
-	// beyond that do not end any sooner, and they keep the processors from those that
-	// have an answer to send.
+	// that takes longer than 2 ms, and four times what is usual for the policy, gives its
+	// place back and goes on as one of at most half as many slow ones, so that quick ones
+	// do not wait for it. Danger: evaluations beyond that do not end any sooner, and they
+	// keep the processors from those that have an answer to send.
 	MaxEvaluations int `yaml:"max_evaluations"`
 	// MaxValue is the longest string, in bytes, that is handed to a policy; the
 	// default is 64 KiB. A request that holds a longer one where the policy looks

@@ -1,6 +1,7 @@
 package rego_test
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 	"testing"
@@ -50,8 +51,10 @@ func module(text string) fstest.MapFS {
 	return fstest.MapFS{"authz.rego": {Data: []byte("package postern.authz\n" + text)}}
 }
 
+// Where the config does not say how long an answer may take, a busy machine has plenty.
 func compile(tb testing.TB, fsys fstest.MapFS, config rego.Config, options ...rego.Option) *rego.Snapshot {
 	tb.Helper()
+	config.Timeout = cmp.Or(config.Timeout, 10*time.Second)
 	b, err := rego.LoadFS(fsys, config)
 	if err != nil {
 		tb.Fatal(err)

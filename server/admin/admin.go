@@ -22,6 +22,10 @@
 // the policy is in the audit log. No secret is in an error, a log or a message but
 // those responses that hand one over.
 //
+// The same API is served as JSON over HTTP, through the same gate (browser.go): for curl,
+// and for the console, a page that shows it. What pages of others could make a browser
+// send is refused before.
+//
 // # Health
 //
 // Liveness and readiness differ. /healthz says that the process answers; only a
@@ -42,6 +46,7 @@ import (
 
 	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/policy/author"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/store"
 )
@@ -64,9 +69,20 @@ type Config struct {
 	// Metrics serves /metrics.
 	Metrics http.Handler
 	// Decisions serves postern.admin.v1.DecisionService.
-	Decisions adminv1.DecisionServiceServer
+	Decisions *Decisions
 	// Register adds further services, such as reflection; may be nil.
 	Register func(*grpc.Server)
+	// JSON makes what serves the same API as JSON over HTTP, with the interceptors in front
+	// of all calls; nil for gRPC alone.
+	JSON func(grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) Calls
+	// Console serves the files of a page for browsers below ConsolePath; nil: there is none.
+	Console http.Handler
+	// Local says that only this machine reaches the listener, and Hosts under which names
+	// browsers may, besides its addresses.
+	Local bool
+	Hosts []string
+	// Policy returns the policy in force, for PolicyService.
+	Policy func() PolicyState
 
 	// Authenticate says who calls, and what limits their credential has; nil for
 	// none. An allow means no more than that the credential is good. Without it only
@@ -74,6 +90,9 @@ type Config struct {
 	// be set, and every call needs a credential but the reading of decisions from
 	// this machine.
 	Authenticate func(context.Context, *policy.Attributes) (policy.Decision, *policy.Constraints)
+	// Fields are the names of the header fields, besides authorization, in which a
+	// credential may come at the moment, in lower case; may be nil: there are none.
+	Fields func() []string
 	// Authorizer says who may do what.
 	Authorizer *Authorizer
 	// Registry does it.
@@ -94,8 +113,16 @@ type Config struct {
 	Now func() time.Time
 }
 
-// server is the gRPC side.
-func (cfg Config) server(opts []grpc.ServerOption) *grpc.Server {
+// Calls takes services as a grpc.Server does, and serves them over HTTP. Paths are those of
+// its services.
+type Calls interface {
+	grpc.ServiceRegistrar
+	http.Handler
+	Paths() []string
+}
+
+// withDefaults fills in what may be left out.
+func (cfg Config) withDefaults() Config {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -108,13 +135,30 @@ func (cfg Config) server(opts []grpc.ServerOption) *grpc.Server {
 	if cfg.TokenRules == nil {
 		cfg.TokenRules = func() *registry.TokenRules { return nil }
 	}
-	g := &gate{
-		authenticate: cfg.Authenticate, authorizer: cfg.Authorizer, registry: cfg.Registry,
-		budgets: cfg.Budgets, log: cfg.Logger, now: cfg.Now,
+	if cfg.Policy == nil {
+		cfg.Policy = func() PolicyState { return PolicyState{} }
 	}
-	rpc := grpc.NewServer(append(slices.Clip(opts), grpc.ChainUnaryInterceptor(g.unary), grpc.ChainStreamInterceptor(g.stream))...)
-	adminv1.RegisterDecisionServiceServer(rpc, cfg.Decisions)
-	if cfg.Authenticate != nil {
+	return cfg
+}
+
+// gate is what is in front of every call, whatever it comes by.
+func (cfg *Config) gate() *gate {
+	return &gate{
+		authenticate: cfg.Authenticate, authorizer: cfg.Authorizer, registry: cfg.Registry,
+		budgets: cfg.Budgets, log: cfg.Logger, now: cfg.Now, tries: newTries(cfg.Logger, cfg.Now), fields: cfg.Fields,
+	}
+}
+
+// services returns what registers the services of the API; each is made once.
+func (cfg *Config) services() func(grpc.ServiceRegistrar) {
+	decisions := cfg.Decisions
+	drafts := &policies{state: cfg.Policy, decisions: decisions, desk: author.NewDesk(maxDrafts)}
+	return func(rpc grpc.ServiceRegistrar) {
+		adminv1.RegisterDecisionServiceServer(rpc, decisions)
+		if cfg.Authenticate == nil {
+			return
+		}
+		adminv1.RegisterPolicyServiceServer(rpc, drafts)
 		adminv1.RegisterCredentialServiceServer(rpc, &credentials{registry: cfg.Registry})
 		adminv1.RegisterPrincipalServiceServer(rpc, &principals{registry: cfg.Registry})
 		adminv1.RegisterTokenServiceServer(rpc, &tokens{registry: cfg.Registry, prove: cfg.Prove, rules: cfg.TokenRules, now: cfg.Now})
@@ -130,17 +174,20 @@ func (cfg Config) server(opts []grpc.ServerOption) *grpc.Server {
 			adminv1.RegisterBudgetServiceServer(rpc, &budgets{budgets: cfg.Budgets, registry: cfg.Registry})
 		}
 	}
-	if cfg.Register != nil {
-		cfg.Register(rpc)
-	}
-	return rpc
 }
 
 // Handler serves HTTP and gRPC on one listener: a request is gRPC if its content
 // type says so (and it came over HTTP/2).
 func Handler(cfg Config, opts ...grpc.ServerOption) http.Handler {
-	rpc := cfg.server(opts)
+	cfg = cfg.withDefaults()
+	gate, services := cfg.gate(), cfg.services()
+	rpc := grpc.NewServer(append(slices.Clip(opts), grpc.ChainUnaryInterceptor(gate.unary), grpc.ChainStreamInterceptor(gate.stream))...)
+	services(rpc)
+	if cfg.Register != nil {
+		cfg.Register(rpc)
+	}
 	mux := http.NewServeMux()
+	cfg.pages(mux, gate, services)
 	mux.Handle("GET /metrics", cfg.Metrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]bool{"alive": true})
@@ -162,6 +209,9 @@ func Handler(cfg Config, opts ...grpc.ServerOption) http.Handler {
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			if r.URL.Path == adminv1.DecisionService_WatchDecisions_FullMethodName {
+				r = withEndless(w, r)
+			}
 			rpc.ServeHTTP(w, r)
 			return
 		}

@@ -26,26 +26,27 @@ type budgets struct {
 	registry *registry.Registry
 }
 
-// ListBudgets implements the service. The token of a page is the key of its last account.
+// ListBudgets implements the service.
 func (s *budgets) ListBudgets(ctx context.Context, req *adminv1.ListBudgetsRequest) (*adminv1.ListBudgetsResponse, error) {
 	var v invalid
 	size := v.pageSize(req.GetPageSize())
-	if len(req.GetPageToken()) > maxAccountKey {
-		v.add("page_token", "is none")
-	}
 	if err := v.err(); err != nil {
 		return nil, err
 	}
-	list, err := s.budgets.List(ctx, budget.Query{
-		Budget: req.GetBudget(), Tenant: callOf(ctx).tenant(req.GetTenant()), Subject: req.GetSubject(),
-		After: req.GetPageToken(), Limit: size,
-	})
+	q := budget.Query{Budget: req.GetBudget(), Tenant: callOf(ctx).tenant(req.GetTenant()), Subject: req.GetSubject()}
+	after, err := s.registry.Pages().After(req.GetPageToken(), q)
+	if err != nil {
+		return nil, err
+	}
+	page := q
+	page.After, page.Limit = after, size
+	list, err := s.budgets.List(ctx, page)
 	if err != nil {
 		return nil, accountError(err)
 	}
 	res := &adminv1.ListBudgetsResponse{Budgets: each(list, budgetProto)}
 	if len(list) == size {
-		res.NextPageToken = list[size-1].Key
+		res.NextPageToken = s.registry.Pages().Token(list[size-1].Key, q)
 	}
 	return res, nil
 }

@@ -2,10 +2,10 @@ package admin
 
 import (
 	"context"
-	"slices"
 	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -14,6 +14,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/audit"
 	"github.com/postern-auth/postern/server/door"
+	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/seal"
 )
 
@@ -26,49 +27,70 @@ type Decisions struct {
 	// Shadow returns how the policy in the shadow agrees with the one in force, and the
 	// revision of that; false if there is none. May be nil: there is none.
 	Shadow func() (stats audit.ShadowStats, enforced string, found bool)
+	// Ending is closed when the server stops, which ends those who watch; nil: never.
+	Ending <-chan struct{}
+
+	watchers watchers
 }
 
-// Bounds of a listing, in decisions. No ring is longer than maxSkip.
+// Bounds of a listing, in decisions.
 const (
 	defaultPage = 50
 	maxPage     = 1000
-	maxSkip     = 1 << 20
 )
 
 // GetDecision returns a decision and its phases.
 func (s *Decisions) GetDecision(ctx context.Context, req *adminv1.GetDecisionRequest) (*adminv1.GetDecisionResponse, error) {
-	if req.GetDecisionId() == "" {
-		return nil, required("decision_id")
+	r, err := s.find(ctx, req.GetDecisionId())
+	if err != nil {
+		return nil, err
 	}
-	r, ok := s.Ring.Find(req.GetDecisionId())
-	if !ok || !sees(ctx, &r.Decision) {
-		return nil, &failure{reason: notFound, message: "this replica does not remember that decision: it may be too old, or another replica made it"}
-	}
-	found := record(&r)
-	found.Grounds = grounds(&r.Decision)
+	found := record(r)
+	found.Grounds = grounds(r.Decision.Verdict)
 	if c := callOf(ctx); c != nil && c.principal.Tenant != "" {
 		for _, f := range found.Grounds.GetFailed() {
 			f.Expression = "" // the text of the policy may speak of other tenants
 		}
 	}
-	return &adminv1.GetDecisionResponse{Record: found, Steps: steps(&r)}, nil
+	return &adminv1.GetDecisionResponse{Record: found, Steps: steps(r)}, nil
 }
 
-// ListDecisions lists recent decisions, newest first. The page token is the
-// number of matching decisions to skip: the ring moves on while a reader pages,
+// find looks a decision up that the caller may see.
+func (s *Decisions) find(ctx context.Context, id string) (*audit.Record, error) {
+	if id == "" {
+		return nil, required("decision_id")
+	}
+	r, ok := s.Ring.Find(id)
+	if !ok || !sees(ctx, &r.Decision) {
+		return nil, &failure{reason: notFound, message: "this replica does not remember that decision: it may be too old, or another replica made it"}
+	}
+	return &r, nil
+}
+
+// decisionPages makes the tokens of this replica's decisions, which no other one has.
+var decisionPages = registry.NewPages(nil)
+
+// ListDecisions lists recent decisions, newest first. The page token says how
+// many matching decisions to skip: the ring moves on while a reader pages,
 // so a decision may show up twice, but none is left out.
 func (s *Decisions) ListDecisions(ctx context.Context, req *adminv1.ListDecisionsRequest) (*adminv1.ListDecisionsResponse, error) {
 	var v invalid
 	size, skip := v.pageSize(req.GetPageSize()), 0
-	if token := req.GetPageToken(); token != "" {
-		n, err := strconv.Atoi(token)
-		if err != nil || n < 0 || n > maxSkip {
-			v.add("page_token", "is not one that this service gave")
-		}
-		skip = n
-	}
 	if err := v.err(); err != nil {
 		return nil, err
+	}
+	query, err := proto.MarshalOptions{Deterministic: true}.Marshal(req.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	after, err := decisionPages.After(req.GetPageToken(), query)
+	if err != nil {
+		return nil, err
+	}
+	if after != "" {
+		if skip, err = strconv.Atoi(after); err != nil {
+			return nil, err // what we made ourselves
+		}
 	}
 	match := matcher(req.GetFilter())
 	records := s.Ring.Last(skip+size+1, func(d *policy.Decision) bool { return match(d) && sees(ctx, d) })
@@ -76,7 +98,7 @@ func (s *Decisions) ListDecisions(ctx context.Context, req *adminv1.ListDecision
 	records = records[min(skip, len(records)):]
 	if len(records) > size {
 		records = records[:size]
-		res.NextPageToken = strconv.Itoa(skip + size)
+		res.NextPageToken = decisionPages.Token(strconv.Itoa(skip+size), query)
 	}
 	for i := range records {
 		res.Decisions = append(res.Decisions, record(&records[i]))
@@ -92,15 +114,20 @@ func sees(ctx context.Context, d *policy.Decision) bool {
 }
 
 func matcher(f *adminv1.DecisionFilter) func(*policy.Decision) bool {
+	reasons := map[posternv1.Reason]bool{} // a caller may list millions, and a check may wait meanwhile
+	for _, r := range f.GetReasons() {
+		reasons[r] = true
+	}
 	return func(d *policy.Decision) bool {
 		p := d.Principal
 		if p == nil {
 			p = &policy.Principal{}
 		}
 		return (f.GetAllowed() == d.Allowed || f == nil || f.Allowed == nil) &&
-			(len(f.GetReasons()) == 0 || slices.Contains(f.GetReasons(), posternv1.Reason(d.Reason))) &&
+			(len(f.GetReasons()) == 0 || reasons[posternv1.Reason(d.Reason)]) &&
 			(f.GetTenant() == "" || f.GetTenant() == p.Tenant) &&
-			(f.GetPrincipalId() == "" || f.GetPrincipalId() == p.ID)
+			(f.GetPrincipalId() == "" || f.GetPrincipalId() == p.ID) &&
+			(f.GetRoute() == "" || d.Route != nil && f.GetRoute() == d.Route.Name)
 	}
 }
 
@@ -133,8 +160,7 @@ func record(r *audit.Record) *adminv1.DecisionRecord {
 
 // grounds are those of a policy's deny. What clients have put into places that are
 // shown, such as a key into the path, is taken out.
-func grounds(d *policy.Decision) *adminv1.PolicyGrounds {
-	v := d.Verdict
+func grounds(v *policy.Verdict) *adminv1.PolicyGrounds {
 	if v == nil || v.Allow {
 		return nil
 	}

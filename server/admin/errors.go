@@ -29,6 +29,7 @@ const (
 	storeUnavailable = adminv1.ErrorReason_ERROR_REASON_STORE_UNAVAILABLE
 	internalError    = adminv1.ErrorReason_ERROR_REASON_INTERNAL
 	overloaded       = adminv1.ErrorReason_ERROR_REASON_OVERLOADED
+	tooManyTries     = adminv1.ErrorReason_ERROR_REASON_TOO_MANY_TRIES
 
 	wildcardNotAllowed = adminv1.ErrorReason_ERROR_REASON_WILDCARD_NOT_ALLOWED
 )
@@ -52,10 +53,12 @@ var statusCodes = map[adminv1.ErrorReason]codes.Code{
 	adminv1.ErrorReason_ERROR_REASON_QUOTA_EXCEEDED:   codes.ResourceExhausted,
 	adminv1.ErrorReason_ERROR_REASON_NOT_CONFIGURED:   codes.FailedPrecondition,
 	storeUnavailable: codes.Unavailable,
+	adminv1.ErrorReason_ERROR_REASON_STORE_FULL: codes.ResourceExhausted,
 	// UNAUTHENTICATED would be about the caller's own credential.
 	adminv1.ErrorReason_ERROR_REASON_LOGIN_FAILED: codes.PermissionDenied,
 	internalError: codes.Internal,
 	overloaded:    codes.Unavailable,
+	tooManyTries:  codes.ResourceExhausted,
 }
 
 // failure is an error of this API: what every one of them looks like on the wire.

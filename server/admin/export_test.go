@@ -4,6 +4,9 @@ import (
 	"context"
 	"slices"
 
+	"google.golang.org/grpc"
+
+	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
 	"github.com/postern-auth/postern/policy"
 )
 
@@ -43,4 +46,9 @@ func CodedReasons() (names []string) {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// RegisterDecisions registers the one service that needs nothing else.
+func (cfg *Config) RegisterDecisions(r grpc.ServiceRegistrar) {
+	adminv1.RegisterDecisionServiceServer(r, &Decisions{})
 }

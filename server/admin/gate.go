@@ -24,14 +24,15 @@ import (
 // gate is what every call goes through, in this order:
 //
 //  1. the connection: TLS, or this machine
-//  2. who calls: the credential, and its own limits
+//  2. who calls: the credential, and its own limits. Who shows many wrong ones waits
+//     (tries.go)
 //  3. what the call is about: the table of methods
 //  4. may they: the policy, for each record
 //  5. the handler, which only has the registry do it
 //
-// A method that is not in the table is refused, and so is every stream but
-// reflection's. Whatever happens, a caller gets an error with a reason of the closed
-// set, and no text that was meant for the log.
+// A method that is not in the table is refused. Streams pass it with their question, and
+// again while they last (stream.go). Whatever happens, a caller gets an error with a
+// reason of the closed set, and no text that was meant for the log.
 type gate struct {
 	authenticate func(context.Context, *policy.Attributes) (policy.Decision, *policy.Constraints)
 	authorizer   *Authorizer
@@ -39,6 +40,8 @@ type gate struct {
 	budgets      Budgets // nil: there are none
 	log          *slog.Logger
 	now          func() time.Time
+	tries        *tries
+	fields       func() []string // that credentials may stand in; nil: authorization alone
 }
 
 // unary is the interceptor of all calls.
@@ -48,33 +51,42 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 	}
 	defer func() {
 		if thrown := recover(); thrown != nil {
-			// The value may quote a secret of the request; its type does not.
-			g.log.ErrorContext(ctx, "panic in the admin API", "method", info.FullMethod, "type", fmt.Sprintf("%T", thrown), "stack", string(debug.Stack()))
-			res, err = nil, &failure{reason: internalError, message: "internal error"}
+			res, err = nil, g.panicked(ctx, info.FullMethod, thrown)
 		}
 	}()
-	res, err = g.answer(ctx, req, info, next)
+	admitted, err := g.admit(ctx, req, info.FullMethod)
+	if err == nil {
+		res, err = next(admitted, req)
+	}
 	if err != nil {
 		return nil, g.report(ctx, req, info.FullMethod, err)
 	}
 	return res, nil
 }
 
-func (g *gate) answer(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+// panicked is the answer to a call in which something was thrown.
+func (g *gate) panicked(ctx context.Context, method string, thrown any) error {
+	// The value may quote a secret of the request; its type does not.
+	g.log.ErrorContext(ctx, "panic in the admin API", "method", method, "type", fmt.Sprintf("%T", thrown), "stack", string(debug.Stack()))
+	return &failure{reason: internalError, message: "internal error"}
+}
+
+// admit lets a call through, or says why not. The handler finds in the context who calls.
+func (g *gate) admit(ctx context.Context, req any, method string) (context.Context, error) {
 	conn := connectionOf(ctx)
-	if g.authenticate == nil || conn.local && isDecisions(info.FullMethod) {
-		return next(ctx, req)
+	if g.authenticate == nil || conn.local && isDecisions(method) {
+		return ctx, nil
 	}
-	c, err := g.caller(ctx, conn, info.FullMethod)
+	c, err := g.caller(ctx, conn, method)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.read(req); err != nil {
 		return nil, err
 	}
-	m, known := methods[info.FullMethod]
+	m, known := methods[method]
 	if !known {
-		return nil, g.refuse(ctx, c, ask{action: info.FullMethod})
+		return nil, g.refuse(ctx, c, ask{action: method})
 	}
 	asks, err := m.asks(&scope{ctx: ctx, registry: g.registry, budgets: g.budgets, caller: c}, req)
 	if err != nil {
@@ -83,7 +95,7 @@ func (g *gate) answer(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 	if err := g.authorize(ctx, c, asks); err != nil {
 		return nil, err
 	}
-	return next(context.WithValue(ctx, callKey{}, c), req)
+	return context.WithValue(ctx, callKey{}, c), nil
 }
 
 // isDecisions reports whether the method reads decisions. On the machine itself
@@ -91,14 +103,6 @@ func (g *gate) answer(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 // log.
 func isDecisions(method string) bool {
 	return strings.HasPrefix(method, "/"+adminv1.DecisionService_ServiceDesc.ServiceName+"/")
-}
-
-// stream refuses everything but reflection, which shows what is public.
-func (g *gate) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	if g.authenticate == nil || strings.HasPrefix(info.FullMethod, "/grpc.reflection.") {
-		return next(srv, s)
-	}
-	return &failure{reason: permissionDenied, message: "there are no streams here"}
 }
 
 // call is who calls, and what every operation is told.
@@ -119,17 +123,33 @@ func callOf(ctx context.Context) *call {
 // audience is the name of this API, for credentials that name where they may be used.
 const audience = "postern.admin"
 
+// errTries is the answer to who has shown too many wrong credentials.
+var errTries = &failure{reason: tooManyTries, message: "too many wrong credentials came from this address; try again in a second"}
+
 // caller finds out who calls.
 func (g *gate) caller(ctx context.Context, conn connection, method string) (*call, error) {
 	if !conn.private() {
 		return nil, refused(&policy.Decision{Reason: policy.ReasonPlaintext})
 	}
 	a := conn.attributes(ctx, method)
+	var fields []string
+	if g.fields != nil {
+		fields = g.fields()
+	}
+	from := conn.remote.Addr()
+	shown := g.tries.shown(from, a, fields)
+	if !g.tries.admits(from, shown) {
+		return nil, errTries
+	}
 	d, limits := g.authenticate(ctx, a)
 	p := d.Principal
 	if !d.Allowed || d.Reason != policy.ReasonAllowed || p == nil || p.ID == "" || p.Kind == policy.KindAnonymous || p.Kind == "" {
+		if !d.Reason.Fault() && d.Reason != policy.ReasonCredentialMissing {
+			g.tries.failed(from)
+		}
 		return nil, refused(&d)
 	}
+	g.tries.passed(shown)
 	use := policy.Use{Request: conn.request(a), Now: g.now(), Audience: audience, Peer: d.Peer}
 	if reason := limits.Check(use); reason != policy.ReasonAllowed {
 		return nil, refused(&policy.Decision{Reason: reason})
@@ -181,11 +201,20 @@ func (c *call) read(req any) error {
 	return v.err()
 }
 
+// maxNamed is longer than any id or name of a principal of any issuer, in bytes. What is
+// longer is nobody's, and no question for a policy.
+const maxNamed = 1024
+
 // authorize asks the policy about everything that the call is about. What the caller
 // may give away is what it may in all of it.
 func (g *gate) authorize(ctx context.Context, c *call, asks []ask) error {
 	given := grants{unlimited: true, wildcard: true}
 	for _, a := range asks {
+		if max(len(a.target.id), len(a.target.tenant), len(a.target.principal)) > maxNamed {
+			var v invalid
+			v.add(a.target.kind, fmt.Sprintf("is named with more than %d bytes", maxNamed))
+			return v.err()
+		}
 		one, err := g.authorizer.authorize(ctx, c.principal, a.action, a.target)
 		switch {
 		case errors.Is(err, errDenied):

@@ -234,7 +234,7 @@ func everyMethod() []string {
 		adminv1.CredentialService_ServiceDesc, adminv1.PrincipalService_ServiceDesc, adminv1.UserService_ServiceDesc,
 		adminv1.SessionService_ServiceDesc, adminv1.TenantService_ServiceDesc, adminv1.DenylistService_ServiceDesc,
 		adminv1.AuditService_ServiceDesc, adminv1.BudgetService_ServiceDesc, adminv1.DecisionService_ServiceDesc, adminv1.ApprovalService_ServiceDesc, adminv1.ConsentService_ServiceDesc, adminv1.AgentService_ServiceDesc,
-		adminv1.TokenService_ServiceDesc,
+		adminv1.TokenService_ServiceDesc, adminv1.PolicyService_ServiceDesc,
 	} {
 		for _, m := range desc.Methods {
 			all = append(all, "/"+desc.ServiceName+"/"+m.MethodName)

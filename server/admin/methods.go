@@ -185,6 +185,9 @@ var methods = map[string]method{
 	adminv1.DecisionService_ListDecisions_FullMethodName: about("decisions.list", func(s *scope, r *adminv1.ListDecisionsRequest) ([]target, error) {
 		return one(s.every("decision", r.GetFilter().GetTenant()))
 	}),
+	adminv1.DecisionService_WatchDecisions_FullMethodName: about("decisions.list", func(s *scope, r *adminv1.WatchDecisionsRequest) ([]target, error) {
+		return one(s.every("decision", r.GetFilter().GetTenant()))
+	}),
 	adminv1.DecisionService_ListShadowDifferences_FullMethodName: about("decisions.list", func(s *scope, _ *adminv1.ListShadowDifferencesRequest) ([]target, error) {
 		return one(s.every("decision", ""))
 	}),
@@ -193,6 +196,15 @@ var methods = map[string]method{
 		t := s.every("decision", "")
 		t.id = r.GetDecisionId()
 		return one(t)
+	}),
+
+	// Which policy is in force is everybody's to know who operates something here. Drafts
+	// are for the installation's own principals: they take its processors.
+	adminv1.PolicyService_GetPolicy_FullMethodName: about("policy.get", func(s *scope, _ *adminv1.GetPolicyRequest) ([]target, error) {
+		return one(target{kind: "policy", tenant: s.caller.principal.Tenant})
+	}),
+	adminv1.PolicyService_TryPolicy_FullMethodName: about("policy.try", func(*scope, *adminv1.TryPolicyRequest) ([]target, error) {
+		return one(target{kind: "policy"})
 	}),
 }
 

@@ -32,7 +32,7 @@ func TestShadowDifferencesOfATenant(t *testing.T) {
 		Last:  []audit.Difference{difference("d3", "other"), difference("d2", "acme"), difference("d1", "")},
 	}
 	d := open(t, func(c *admin.Config) {
-		c.Decisions.(*admin.Decisions).Shadow = func() (audit.ShadowStats, string, bool) { return stats, "l1", true }
+		c.Decisions.Shadow = func() (audit.ShadowStats, string, bool) { return stats, "l1", true }
 	})
 	d.remote, d.overTLS = "192.0.2.7:1", true
 	ask := func(caller string) (*adminv1.ListShadowDifferencesResponse, error) {

@@ -24,6 +24,7 @@ package audit
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
@@ -52,6 +53,24 @@ type Record struct {
 	// Input is what a policy is asked, as far as the check got. It is valid during
 	// Record only; the Attributes in it stay as they are.
 	Input *policy.Input
+	// Trace is the trace that the check is a part of; nil if it is part of none. It is
+	// valid during Record only.
+	Trace *Trace
+}
+
+// own returns a copy for later: of what belongs to the request, it has its own.
+func (r *Record) own() Record {
+	c := *r
+	c.Input = nil
+	for _, text := range c.texts() {
+		*text = strings.Clone(cut(*text))
+	}
+	if r.Trace != nil {
+		t := *r.Trace
+		t.State, t.Baggage = "", nil
+		c.Trace = &t
+	}
+	return c
 }
 
 // texts are the fields whose memory belongs to the request.

@@ -55,6 +55,94 @@ func TestRing(t *testing.T) {
 	}
 }
 
+// A Tail reads each decision once and in order, and counts what it came too late for.
+func TestTail(t *testing.T) {
+	t.Parallel()
+	ring := audit.NewRing(4)
+	say := func(from, to int) {
+		for i := from; i <= to; i++ {
+			ring.Record(record(fmt.Sprint(i), i%2 == 0))
+		}
+	}
+	said := func(tail *audit.Tail, n int, match func(*policy.Decision) bool) string {
+		records, lost := tail.Read(n, match)
+		var b strings.Builder
+		for i := range records {
+			b.WriteString(records[i].Path)
+		}
+		return fmt.Sprint(b.String(), " -", lost)
+	}
+	denies := func(d *policy.Decision) bool { return !d.Allowed }
+	say(1, 2)
+	made := 2
+	fresh, recent, all := ring.Tail(0, nil), ring.Tail(1, nil), ring.Tail(9, nil)
+	for _, step := range []struct {
+		tail        *audit.Tail
+		n           int
+		match       func(*policy.Decision) bool
+		more        int // decisions that are made before
+		want, about string
+	}{
+		{fresh, 9, nil, 2, " -0", "a new one begins with what comes"},
+		{recent, 9, nil, 2, "/2 -0", "or with the last ones"},
+		{all, 1, nil, 2, "/1 -0", "as many as fit"},
+		{all, 9, nil, 2, "/2 -0", "and then the others"},
+		{all, 9, nil, 2, " -0", "each once"},
+		{fresh, 2, nil, 5, "/3/4 -0", "news"},
+		{fresh, 9, nil, 8, "/5/6/7/8 -0", "the ring is full"},
+		{recent, 9, nil, 8, "/5/6/7/8 -2", "two were overwritten"},
+		{all, 9, denies, 9, "/7/9 -3", "a filter"},
+		{all, 9, denies, 9, " -0", "which does not see them again"},
+		{fresh, 9, nil, 30, "/27/28/29/30 -18", "laps later"},
+	} {
+		say(made+1, step.more)
+		made = max(made, step.more)
+		if got := said(step.tail, step.n, step.match); got != step.want {
+			t.Errorf("%s: %q, want %q", step.about, got, step.want)
+		}
+	}
+	if got := said(ring.Tail(1, denies), 9, denies); got != "/29 -0" {
+		t.Errorf("the last deny: %q", got)
+	}
+	if records, lost := audit.NewRing(0).Tail(5, nil).Read(5, nil); records != nil || lost != 0 {
+		t.Error("a ring of nothing has something", records, lost)
+	}
+}
+
+// However fast decisions are made, a Tail has read or lost each of them in the end.
+func TestTailConcurrent(t *testing.T) {
+	t.Parallel()
+	const makers, each = 4, 500
+	ring := audit.NewRing(16)
+	tail := ring.Tail(0, nil)
+	var made sync.WaitGroup
+	for range makers {
+		made.Go(func() {
+			for range each {
+				ring.Record(record("x", true))
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { made.Wait(); close(done) }()
+	seen := uint64(0)
+	for over := false; ; {
+		records, lost := tail.Read(5, nil)
+		seen += uint64(len(records)) + lost
+		if over && len(records) == 0 && lost == 0 {
+			break
+		}
+		select {
+		case <-done:
+			over = true
+		default:
+		}
+	}
+	if seen != makers*each {
+		t.Errorf("%d of %d", seen, makers*each)
+	}
+}
+
 func TestRingOfNothing(t *testing.T) {
 	t.Parallel()
 	ring := audit.NewRing(0)
@@ -124,7 +212,7 @@ func TestLog(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[0]), &line); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]any{"id": "1", "reason": "policy_denied", "principal": "alice", "tenant": "acme", "file": "a.rego", "line": 7.0, "caller": "envoy", "request_id": `\u009b31m\u007f\u202e`} {
+	for name, want := range map[string]any{"decision_id": "1", "reason": "policy_denied", "principal": "alice", "tenant": "acme", "file": "a.rego", "line": 7.0, "caller": "envoy", "request_id": `\u009b31m\u007f\u202e`} {
 		if line[name] != want {
 			t.Errorf("%s is %v, want %v", name, line[name], want)
 		}

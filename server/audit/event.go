@@ -21,6 +21,9 @@ type Event struct {
 	// Labels name the process.
 	Labels     map[string]string `json:"labels"`
 	DecisionID string            `json:"decision_id"`
+	// TraceID and SpanID are those of the check, if it is part of a trace.
+	TraceID string `json:"trace_id,omitempty"`
+	SpanID  string `json:"span_id,omitempty"`
 	// Revision is that of the policy in force, Bundles those of its bundles.
 	Revision string                   `json:"revision,omitempty"`
 	Bundles  map[string]BundleVersion `json:"bundles,omitempty"`
@@ -433,6 +436,17 @@ func scrubbed(v any) any {
 		}
 	}
 	return v
+}
+
+// Tidy makes a text that a client or an issuer chose fit for others to read: cut, without
+// secrets, and without what terminals obey.
+func Tidy(s string) string {
+	return strings.Map(func(c rune) rune {
+		if c < ' ' {
+			return ' '
+		}
+		return c
+	}, scrubText(plain(s)))
 }
 
 // scrubText also makes a text valid UTF-8, as JSON wants it.

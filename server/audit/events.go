@@ -208,6 +208,9 @@ func (l *Events) event(r *Record, asks Policy) *Event {
 			"door": r.Door, "cached": d.Cached, "state": string(d.State),
 		},
 	}
+	if r.Trace != nil {
+		e.TraceID, e.SpanID = r.Trace.ID.String(), r.Trace.Span.String()
+	}
 	add := func(name, value string) {
 		if value != "" {
 			e.Postern[name] = scrubText(plain(value))

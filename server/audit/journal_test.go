@@ -74,7 +74,7 @@ func TestJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := entriesOf(t, path)
-	if len(got) != 1 || got[0]["id"] != "d1" || got[0]["allowed"] != true || got[0]["principal"] != "ann" ||
+	if len(got) != 1 || got[0]["decision_id"] != "d1" || got[0]["allowed"] != true || got[0]["principal"] != "ann" ||
 		fmt.Sprint(got[0]["actors"]) != "[bot]" || got[0]["approval"] != "4fQzR8xW0bLm" || got[0]["route"] != "exec" {
 		t.Errorf("%v", got)
 	}
@@ -106,7 +106,7 @@ func TestJournalOfMany(t *testing.T) {
 	}
 	seen := map[any]bool{}
 	for _, e := range entriesOf(t, files...) {
-		seen[e["id"]] = true
+		seen[e["decision_id"]] = true
 	}
 	if s := j.Stats(); len(seen) != 160 || s.Written != 160 || s.Failed != 0 || s.Syncs > 160 {
 		t.Errorf("%d records, %+v", len(seen), s)
@@ -134,7 +134,7 @@ func TestJournalDown(t *testing.T) {
 	if err := j.Write(t.Context(), decided("kept")); err != nil || j.Err() != nil {
 		t.Fatal(err)
 	}
-	if got := entriesOf(t, path); len(got) != 1 || got[0]["id"] != "kept" {
+	if got := entriesOf(t, path); len(got) != 1 || got[0]["decision_id"] != "kept" {
 		t.Error(got)
 	}
 	j.Close()
@@ -217,7 +217,7 @@ func TestJournalTakesTooLong(t *testing.T) {
 		}
 		j.Close()
 		text := strings.Join(file.lines, "\n")
-		if strings.Count(text, `"id":"begun"`) != 2 || !strings.Contains(text, `"allowed":false,"reason":"audit_unavailable"`) || strings.Contains(text, "waited") {
+		if strings.Count(text, `"decision_id":"begun"`) != 2 || !strings.Contains(text, `"allowed":false,"reason":"audit_unavailable"`) || strings.Contains(text, "waited") {
 			t.Error(text)
 		}
 	})

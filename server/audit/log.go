@@ -30,12 +30,7 @@ func (l *Log) Record(r *Record) {
 	if r.Decision.Allowed && !l.allows || l.records.closing.Load() {
 		return
 	}
-	own := *r
-	own.Input = nil
-	for _, text := range own.texts() {
-		*text = strings.Clone(cut(*text))
-	}
-	l.records.put(own)
+	l.records.put(r.own())
 }
 
 // Dropped is how many records were lost because the log could not keep up.
@@ -59,7 +54,7 @@ func (l *Log) write(r Record) {
 func attrs(r *Record) []slog.Attr {
 	d := &r.Decision
 	a := []slog.Attr{
-		slog.String("id", d.ID),
+		slog.String("decision_id", d.ID),
 		slog.Bool("allowed", d.Allowed),
 		slog.String("reason", d.Reason.String()),
 		slog.String("phase", d.Phase.String()),
@@ -74,6 +69,9 @@ func attrs(r *Record) []slog.Attr {
 		if value != "" {
 			a = append(a, slog.String(name, plain(value)))
 		}
+	}
+	if r.Trace != nil {
+		a = append(a, slog.String("trace_id", r.Trace.ID.String()), slog.String("span_id", r.Trace.Span.String()))
 	}
 	add("detail", d.Detail)
 	add("approval", d.Approval)

@@ -313,7 +313,7 @@ func (s *Shadow) note(d Difference) (omitted uint64, told bool) {
 // tell logs a difference.
 func (s *Shadow) tell(d *Difference, omitted uint64) {
 	a := []slog.Attr{
-		slog.String("id", d.ID), slog.String("change", d.Change), slog.String("enforced", d.Live.String()), slog.String("shadow", d.Shadow.String()),
+		slog.String("decision_id", d.ID), slog.String("change", d.Change), slog.String("enforced", d.Live.String()), slog.String("shadow", d.Shadow.String()),
 		slog.String("rule", d.rule()), slog.String("revision", d.Live.Revision), slog.String("shadow_revision", d.Shadow.Revision),
 	}
 	if d.Route != "" {

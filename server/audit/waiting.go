@@ -25,6 +25,7 @@ type entry struct {
 	attributes policy.Attributes
 	request    policy.Request
 	input      policy.Input
+	trace      Trace
 	zones      []string
 	weight     int64
 }
@@ -60,6 +61,10 @@ func (w *waiting) take(r *Record) {
 	e.request.Zones, e.request.Segments = e.zones, nil // segments are read from the path
 	e.input = *r.Input
 	e.input.Attributes, e.input.Request, e.record.Input = &e.attributes, &e.request, nil
+	if r.Trace != nil {
+		e.trace = *r.Trace
+		e.record.Trace = &e.trace
+	}
 	if !w.queue.offer(e) {
 		w.lost.Add(1)
 		w.release(e)

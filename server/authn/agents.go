@@ -31,3 +31,12 @@ type Agent struct {
 	// Version changes whenever any of this does.
 	Version int64
 }
+
+// Parents tells what became of credentials from which others came (server/mirror). It
+// reads RAM only.
+type Parents interface {
+	// Ended returns ReasonAllowed for a credential or session that is kept and was not
+	// turned off, and otherwise why not: ReasonDisabled or ReasonRevoked. One that has
+	// expired or was rotated was not turned off.
+	Ended(id string) policy.Reason
+}

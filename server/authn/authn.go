@@ -79,6 +79,9 @@ type Proof struct {
 	// it. The Checker asks for it; a proof with an empty one may be used by whoever
 	// holds the credential.
 	Confirm Confirmation
+	// Audiences are the names of ours for which an issuer has made the token; nil if it
+	// does not say. The Checker holds them against the routes that have names of their own.
+	Audiences []string
 	// Peer is the workload at the other end of the connection, of a proof by
 	// certificate; nil for all others.
 	Peer *policy.Peer

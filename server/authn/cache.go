@@ -34,6 +34,9 @@ type CacheConfig struct {
 	// Timeout bounds one proof, also after its first caller has left; 5 seconds
 	// by default.
 	Timeout time.Duration
+	// Effort bounds what unknown credentials may cost; nil for no bound. It is for those
+	// whose proof takes nothing but a CPU.
+	Effort *Effort
 	// Now is the clock; time.Now by default.
 	Now func() time.Time
 }
@@ -73,6 +76,8 @@ type Epoch interface {
 // NegativeTTL in a memory of their own; what could not be found out is never
 // remembered. A proof whose time in memory is over is kept for StaleFor besides, for
 // when nobody can be asked: marked as stale, and only until something is known again.
+// What was remembered later than it is now, because the clock was set back since, is not
+// used: it would live for longer than it may.
 //
 // An unknown credential is first asked about with a context that is over: who
 // needs nothing but RAM answers at once, on the caller's own goroutine. Only if
@@ -94,7 +99,9 @@ type entry struct {
 	proof   *Proof
 	refusal *Refusal
 	epoch   uint64
-	until   int64 // Unix nanoseconds, exclusive
+	// since is when it was remembered, less backwards, and until how long it holds,
+	// exclusive, in Unix nanoseconds.
+	since, until int64
 	// stale is until when the proof may stand in for an answer that cannot be had, in
 	// Unix nanoseconds, exclusive; never before until.
 	stale int64
@@ -133,7 +140,14 @@ func (c *Cached) Authenticate(ctx context.Context, cred *Credential) (*Proof, er
 	return c.prove(ctx, key, cred)
 }
 
-func (e *entry) usable(now int64, epoch uint64) bool { return now < e.until && e.epoch == epoch }
+// backwards is how far a clock may go back without a credential being proven again: more
+// than the callers of one moment differ in when they looked at it, or a clock that is
+// being disciplined is moved at once.
+const backwards = time.Second
+
+func (e *entry) usable(now int64, epoch uint64) bool {
+	return e.since <= now && now < e.until && e.epoch == epoch
+}
 
 // over is a context that is over.
 var over = func() context.Context {
@@ -145,7 +159,10 @@ var over = func() context.Context {
 // prove asks the authenticator.
 func (c *Cached) prove(ctx context.Context, key [32]byte, cred *Credential) (*Proof, error) {
 	epoch := c.epoch()
-	proof, err := c.ask(over, cred)
+	proof, err := c.cfg.Effort.spend(ctx, cred.Client, func() (*Proof, error) { return c.ask(over, cred) })
+	if errors.Is(err, errEffort) {
+		return nil, err
+	}
 	var refusal *Refusal
 	if err == nil || errors.As(err, &refusal) || errors.Is(err, ErrNotMine) {
 		c.remember(key, epoch, proof, err)
@@ -199,7 +216,7 @@ func (c *Cached) ask(ctx context.Context, cred *Credential) (proof *Proof, err e
 // since never stands in for anything.
 func (c *Cached) remember(key [32]byte, epoch uint64, proof *Proof, err error) {
 	now := c.cfg.Now()
-	e := &entry{proof: proof, epoch: epoch}
+	e := &entry{proof: proof, epoch: epoch, since: now.Add(-backwards).UnixNano()}
 	switch {
 	case err == nil && proof != nil:
 		if proof.State == policy.StateStore {
@@ -221,7 +238,7 @@ func (c *Cached) remember(key [32]byte, epoch uint64, proof *Proof, err error) {
 // or else the error because of which it is needed.
 func (c *Cached) standIn(key [32]byte, epoch uint64, err error) (*Proof, error) {
 	e, ok := c.good.GetIfPresent(key)
-	if !ok || e.epoch != epoch || c.cfg.Now().UnixNano() >= e.stale {
+	if now := c.cfg.Now().UnixNano(); !ok || e.epoch != epoch || now < e.since || now >= e.stale {
 		return nil, err
 	}
 	c.stale.Add(1)
@@ -248,6 +265,7 @@ func (p *Proof) as(state policy.State, end time.Time) *Proof {
 		NotAfter:    p.sooner(end),
 		Subject:     p.Subject,
 		Confirm:     p.Confirm,
+		Audiences:   p.Audiences,
 		Peer:        p.Peer,
 		State:       state,
 	}

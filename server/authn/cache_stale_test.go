@@ -28,6 +28,7 @@ func TestCachedStaleIfError(t *testing.T) {
 			Constraints: &policy.Constraints{RequireTLS: true},
 			Subject:     authn.Subject{ID: "a"},
 			Confirm:     authn.Confirmation{Key: "k"},
+			Audiences:   []string{"a"},
 			Peer:        &policy.Peer{ID: "p"},
 			State:       policy.StateStore,
 		}

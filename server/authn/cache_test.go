@@ -259,3 +259,43 @@ func BenchmarkCachedHit(b *testing.B) {
 		_, _ = c.Authenticate(b.Context(), cred)
 	}
 }
+
+// CRASH-07: when a clock that was wrong is set back, nothing that was remembered
+// meanwhile lives for longer than it may: neither a proof past MaxTTL, nor a refusal of
+// what was not wrong with the credential but with the clock.
+func TestCachedWhenTheClockIsSetBack(t *testing.T) {
+	t.Parallel()
+	right := time.Unix(1_000_000, 0)
+	now := right.Add(time.Hour)
+	end := right.Add(10 * time.Minute) // of the credential "short"
+	o := &oracle{answer: func(_ context.Context, secret string) (*authn.Proof, error) {
+		if secret == "short" && !now.Before(end) {
+			return nil, authn.Refuse(policy.ReasonExpired, "it has expired")
+		}
+		return proofFor(secret, time.Time{}), nil
+	}}
+	c := authn.NewCached(o, authn.CacheConfig{Now: func() time.Time { return now }})
+	ask := func(secret string) (proven bool, err error) {
+		before := o.calls.Load()
+		_, err = c.Authenticate(t.Context(), credential(secret))
+		return o.calls.Load() > before, err
+	}
+	_, _ = ask("long")
+	if _, err := ask("short"); err == nil {
+		t.Fatal("an hour later it has not expired")
+	}
+	now = now.Add(-500 * time.Millisecond)
+	if proven, err := ask("long"); proven || err != nil {
+		t.Error("a clock that is disciplined has everything proven again: ", err)
+	}
+	now = right
+	if proven, err := ask("short"); !proven || err != nil {
+		t.Error("a refusal by a wrong clock outlives it: ", err)
+	}
+	if proven, err := ask("long"); !proven || err != nil {
+		t.Error("a proof of the future is used: ", err)
+	}
+	if proven, err := ask("long"); proven || err != nil {
+		t.Error("it is not remembered again: ", err)
+	}
+}

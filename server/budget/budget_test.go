@@ -104,15 +104,15 @@ func TestReserveAndSettle(t *testing.T) {
 		if s := l.spend(b, agent("x"), 600); s.Reason != policy.ReasonBudgetExhausted || s.Reservation != "" {
 			t.Fatalf("%+v", s)
 		}
-		result, err := b.Settle(l.Context(), s.Reservation, map[string]int64{"tokens": 250})
+		result, err := b.Settle(l.Context(), s.Reservation, map[string]int64{"tokens": 250}, true)
 		if err != nil || result.Repeated || result.Budgets[0].Remaining != 750 {
 			t.Fatalf("%+v, %v", result, err)
 		}
-		result, err = a.Settle(l.Context(), s.Reservation, map[string]int64{"tokens": 250})
+		result, err = a.Settle(l.Context(), s.Reservation, map[string]int64{"tokens": 250}, true)
 		if err != nil || !result.Repeated {
 			t.Fatalf("%+v, %v", result, err)
 		}
-		if _, err = a.Settle(l.Context(), s.Reservation, map[string]int64{"tokens": 251}); !errors.Is(err, budget.ErrSettled) {
+		if _, err = a.Settle(l.Context(), s.Reservation, map[string]int64{"tokens": 251}, true); !errors.Is(err, budget.ErrSettled) {
 			t.Fatal(err)
 		}
 		if s := l.spend(b, agent("x"), 600); s.Reason != policy.ReasonAllowed {

@@ -331,7 +331,7 @@ func TestOverrun(t *testing.T) {
 	bubble(t, 2, config(tokens("b", 1000)), func(l *lab) {
 		a, b := l.spend(l.all[0], agent("x"), 300), l.spend(l.all[0], agent("x"), 600)
 		settle := func(s policy.Spent, used int64) {
-			if _, err := l.all[1].Settle(l.Context(), s.Reservation, map[string]int64{"tokens": used}); err != nil {
+			if _, err := l.all[1].Settle(l.Context(), s.Reservation, map[string]int64{"tokens": used}, true); err != nil {
 				l.Fatal(err)
 			}
 		}
@@ -397,7 +397,7 @@ func TestUses(t *testing.T) {
 				if s.Reason != policy.ReasonAllowed || len(s.Budgets) != 3 {
 					l.Fatalf("%+v", s)
 				}
-				if _, err := l.all[0].Settle(l.Context(), s.Reservation, c.use); !errors.Is(err, c.err) {
+				if _, err := l.all[0].Settle(l.Context(), s.Reservation, c.use, true); !errors.Is(err, c.err) {
 					l.Fatal(err)
 				}
 				for name, want := range map[string]int64{"t": c.tokens, "m": c.micros, "r": 1} {

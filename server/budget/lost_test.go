@@ -23,7 +23,7 @@ func TestLostAnswerThenAnotherLease(t *testing.T) {
 				l.all = []*budget.Budgets{r.Budgets}
 				first := l.spend(r.Budgets, agent("x"), 995) // so much that nothing is fetched ahead
 				time.Sleep(12 * time.Second)                 // the lease ends
-				if _, err := r.Settle(l.Context(), first.Reservation, map[string]int64{"tokens": 1}); err != nil {
+				if _, err := r.Settle(l.Context(), first.Reservation, map[string]int64{"tokens": 1}, true); err != nil {
 					l.Fatal(err)
 				}
 				r.wire.mute.Store(true)

@@ -30,7 +30,9 @@ const (
 	holderLength   = 8
 	// maxReceipt is longer than any receipt.
 	maxReceipt = 8 << 10
-	maxItems   = maxBudgets + 1
+	maxItems   = maxBudgets + 1 + maxShared
+	// maxShared is of how many budgets of other tokens a token can have a part.
+	maxShared = 4
 )
 
 // receipts makes and reads receipts.

@@ -151,7 +151,7 @@ func TestExpiry(t *testing.T) {
 				if got := l.only(); got.Reserved != 0 || got.Settled != want {
 					l.Fatalf("%+v", got)
 				}
-				if _, err := l.all[0].Settle(l.Context(), s.Reservation, nil); !errors.Is(err, budget.ErrExpired) {
+				if _, err := l.all[0].Settle(l.Context(), s.Reservation, nil, true); !errors.Is(err, budget.ErrExpired) {
 					l.Fatal(err)
 				}
 			})
@@ -376,7 +376,7 @@ func TestEngines(t *testing.T) {
 								continue
 							}
 							use := map[string]int64{"tokens": 5}
-							if _, err := replicas[(i+n)%4].Settle(t.Context(), s.Reservation, use); err != nil {
+							if _, err := replicas[(i+n)%4].Settle(t.Context(), s.Reservation, use, true); err != nil {
 								other.Add(1)
 							}
 							settled.Add(5)
@@ -576,12 +576,12 @@ func (m *model) later(r *replica, s step) {
 		return
 	}
 	use := s.amount % (d.amount + 10)
-	switch _, err := r.Settle(m.Context(), d.spent.Reservation, map[string]int64{"tokens": use}); {
+	switch _, err := r.Settle(m.Context(), d.spent.Reservation, map[string]int64{"tokens": use}, true); {
 	case err == nil:
 		m.used += use - d.amount
 	case errors.Is(err, budget.ErrExpired):
 	case errors.Is(err, store.ErrUncertain):
-		if _, err := m.replicas[(s.replica+1)%3].Settle(m.Context(), d.spent.Reservation, map[string]int64{"tokens": use}); err == nil {
+		if _, err := m.replicas[(s.replica+1)%3].Settle(m.Context(), d.spent.Reservation, map[string]int64{"tokens": use}, true); err == nil {
 			m.used += use - d.amount
 		} else {
 			m.used += min(0, use-d.amount)

@@ -25,6 +25,9 @@ var (
 	ErrSettled = errors.New("the reservation was settled before, with another use")
 	// ErrUse says that a use is negative, too large, or of no known unit.
 	ErrUse = errors.New("the use is not valid")
+	// ErrBelief says that less was used than reserved, and that whoever says so is not
+	// believed.
+	ErrBelief = errors.New("less was used than reserved, as somebody says who is not believed")
 	// ErrClosed says that the Budgets are closed.
 	ErrClosed = errors.New("budgets are closed")
 )
@@ -48,10 +51,13 @@ type Settlement struct {
 // reserved; micros are computed from tokens where only these are said. The same receipt
 // with the same use again is no error and does nothing.
 //
-// It can be called on any replica. ErrReceipt, ErrExpired, ErrSettled and ErrUse say no;
+// Who is not believed to say what requests cost, but has the receipt, as a service behind
+// the gateway has, can say that more was used, and not less.
+//
+// It can be called on any replica. ErrReceipt, ErrExpired, ErrSettled, ErrUse and ErrBelief say no;
 // any other error means that it is not known whether it was done, and that it can be
 // called again.
-func (b *Budgets) Settle(ctx context.Context, receipt string, use map[string]int64) (Settlement, error) {
+func (b *Budgets) Settle(ctx context.Context, receipt string, use map[string]int64, believed bool) (Settlement, error) {
 	u, err := readUse(use)
 	if err != nil {
 		return Settlement{}, err
@@ -59,6 +65,11 @@ func (b *Budgets) Settle(ctx context.Context, receipt string, use map[string]int
 	v, err := b.receipts.read(receipt)
 	if err != nil {
 		return Settlement{}, err
+	}
+	for i := range v.items {
+		if !believed && u.of(&v.items[i]) < v.items[i].amount {
+			return Settlement{}, ErrBelief
+		}
 	}
 	return b.settler.settle(ctx, &settling{reservation: v, use: u, done: make(chan struct{})})
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // taking is what a request takes from one account.
@@ -76,25 +77,65 @@ func (b *Budgets) charge(w *world, c *policy.Charge, now time.Time) (t *taken, a
 		if k.fault != "" || k.amount == 0 {
 			continue
 		}
-		a := b.account(w, r, c.Principal, now)
+		who := c.Principal
+		if r.claim {
+			who = claimant(who)
+		}
+		a := b.account(w, r, who, now)
 		if a == nil {
 			continue // it has nothing of what the budget is for
 		}
-		if most := r.most(a); k.amount > most && r.Mode == ModeHard {
-			s := refuse(policy.ReasonBudgetExhausted, r, fmt.Sprintf("it asks for %d, and a request may have %d", k.amount, most))
-			s.Budgets = []policy.BudgetState{a.state(r, now, 0)}
-			return t, s
+		if t, answer = t.need(r, a, k, now); answer.Reason != policy.ReasonAllowed {
+			return t, answer
 		}
-		if t == nil {
-			t = new(taken)
+		if !r.claim {
+			continue
 		}
-		t.add(taking{account: a, rule: r, amount: k.amount, price: k.price})
+		for i := range c.Principal.Budgets { // of the tokens that this one came from
+			if t, answer = t.need(r, b.account(w, r, parentOf(c.Principal, i), now), k, now); answer.Reason != policy.ReasonAllowed {
+				return t, answer
+			}
+		}
 	}
 	answer.Reason = policy.ReasonAllowed
 	if t != nil {
 		answer.State = policy.StateMirror
 	}
 	return t, answer
+}
+
+// need adds what is needed from an account, or says that it is more than a request may have.
+func (t *taken) need(r *rule, a *account, k cost, now time.Time) (*taken, policy.Spent) {
+	if most := r.most(a); k.amount > most && r.Mode == ModeHard {
+		s := refuse(policy.ReasonBudgetExhausted, r, fmt.Sprintf("it asks for %d, and a request may have %d", k.amount, most))
+		s.Budgets = []policy.BudgetState{a.state(r, now, 0)}
+		return t, s
+	}
+	if t == nil {
+		t = new(taken)
+	}
+	t.add(taking{account: a, rule: r, amount: k.amount, price: k.price})
+	return t, policy.Spent{Reason: policy.ReasonAllowed}
+}
+
+// claimant is who has the account of a budget that a token says of itself: the token, for
+// which Postern vouches, whoever vouches for its subject.
+func claimant(p *policy.Principal) *policy.Principal {
+	if p.Issuer == seal.Issuer && (p.BudgetID == "" || p.Method == policy.MethodAgent && slices.Contains(p.AMR, "pop")) { // by itself: jti and budget are its own words
+		return p
+	}
+	own := *p
+	own.BudgetID, own.Issuer = "", seal.Issuer
+	return &own
+}
+
+// parentOf is the holder of a budget that is shared with the token of a principal, as far
+// as accounts are concerned. Only tokens for which Postern vouches have one.
+func parentOf(p *policy.Principal, i int) *policy.Principal {
+	b := &p.Budgets[i]
+	return &policy.Principal{
+		ID: p.ID, Tenant: p.Tenant, Issuer: seal.Issuer, CredentialID: b.ID, TokenBudget: b.Limit, ExpiresAt: b.ExpiresAt,
+	}
 }
 
 // most is the most that one request may take.

@@ -106,6 +106,9 @@ func keptHere(m policy.Method) bool {
 // principal by its times: tokens that were made in the same second share a budget,
 // which is too little rather than too much.
 func credentialOf(p *policy.Principal) string {
+	if p.BudgetID != "" { // or exchanges would make many budgets of one
+		return p.BudgetID
+	}
 	if p.CredentialID != "" {
 		return p.CredentialID
 	}

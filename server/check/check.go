@@ -92,6 +92,13 @@ type Sight interface {
 	Freshness(now time.Time) Freshness
 }
 
+// Tracer says which checks are part of a distributed trace (server/trace.Tracer).
+type Tracer interface {
+	// Begin fills in which trace the check is a part of, and reports whether it is part
+	// of one. What it fills in may share memory with the request.
+	Begin(ctx context.Context, a *policy.Attributes, t *audit.Trace) bool
+}
+
 // Config is what a Checker is made of. Reader, Extractor, Authenticator and
 // Decider are required.
 type Config struct {
@@ -140,6 +147,8 @@ type Config struct {
 	Sight func() Sight
 	// Recorder may be nil: nothing is recorded.
 	Recorder audit.Recorder
+	// Tracer may be nil: no check is part of a trace.
+	Tracer Tracer
 	// Trust says what each caller, by name, is believed to say. A caller that is
 	// not listed is believed nothing, and the policy does not see what it says.
 	Trust map[string]Trust
@@ -245,6 +254,8 @@ type exchange struct {
 	spent       policy.Spent
 	rated, paid bool // counted by Rates, by Spender
 	record      audit.Record
+	trace       audit.Trace
+	traced      bool // trace is filled in
 
 	credsBuf  [authn.MaxCredentials]authn.Credential
 	proofsBuf [authn.MaxCredentials]*authn.Proof
@@ -256,7 +267,7 @@ var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 // not trusted to say (Config.Trust): whoever looks at them afterwards, the policy
 // and the record first, sees what was believed.
 func (c *Checker) Check(ctx context.Context, a *policy.Attributes) (d policy.Decision) {
-	x := c.begin(a)
+	x := c.begin(ctx, a)
 	defer func() {
 		if p := recover(); p != nil {
 			c.panicked(x)
@@ -264,8 +275,20 @@ func (c *Checker) Check(ctx context.Context, a *policy.Attributes) (d policy.Dec
 		c.undo(x)
 		d = c.end(x)
 	}()
-	_ = c.read(x) && c.find(x) && c.prove(ctx, x) && c.hold(x) && c.decide(ctx, x) && c.introduce(x) && c.spend(ctx, x) && c.approve(ctx, x) && c.allow(x) && c.journal(ctx, x)
+	_ = x.awaited(ctx) && c.read(x) && c.find(x) &&
+		c.enter(x, audit.StepProve) && c.prove(ctx, x) && c.enter(x, audit.StepNone) && c.hold(x) &&
+		c.enter(x, audit.StepDecide) && c.decide(ctx, x) && c.enter(x, audit.StepSign) && c.introduce(x) &&
+		c.enter(x, audit.StepSpend) && c.spend(ctx, x) && c.enter(x, audit.StepAgree) && c.approve(ctx, x) &&
+		c.enter(x, audit.StepRecord) && x.awaited(ctx) && c.allow(x) && c.journal(ctx, x)
 	return d
+}
+
+// enter notes when a step of a check begins, if that is of interest. It returns true.
+func (c *Checker) enter(x *exchange, s audit.Step) bool {
+	if x.trace.Sampled {
+		x.trace.Enter(s, c.cfg.Now().Sub(x.now))
+	}
+	return true
 }
 
 // Authenticate finds and proves the credentials without asking any policy. An
@@ -283,7 +306,7 @@ func (c *Checker) Identify(ctx context.Context, a *policy.Attributes) (policy.De
 }
 
 func (c *Checker) identify(ctx context.Context, a *policy.Attributes, own bool) (d policy.Decision, limits *policy.Constraints) {
-	x := c.begin(a)
+	x := c.begin(ctx, a)
 	if x.identifying = own; own {
 		x.trust = Trust{OwnCertificate: true}
 	}
@@ -295,15 +318,18 @@ func (c *Checker) identify(ctx context.Context, a *policy.Attributes, own bool) 
 		d = c.end(x)
 	}()
 	x.route, x.routeAt = &c.noRoute, len(c.routes)
-	if c.find(x) && c.prove(ctx, x) && c.fresh(x) && c.chained(x) && c.authenticated(x) {
+	if x.awaited(ctx) && c.find(x) && c.enter(x, audit.StepProve) && c.prove(ctx, x) && c.enter(x, audit.StepNone) && c.fresh(x) && c.chained(x) && x.awaited(ctx) && c.authenticated(x) {
 		limits = x.proofs[0].Constraints
 	}
 	return d, limits
 }
 
-func (c *Checker) begin(a *policy.Attributes) *exchange {
+func (c *Checker) begin(ctx context.Context, a *policy.Attributes) *exchange {
 	x := exchanges.Get().(*exchange)
 	x.attributes, x.now = a, c.cfg.Now()
+	if c.cfg.Tracer != nil {
+		x.traced = c.cfg.Tracer.Begin(ctx, a, &x.trace)
+	}
 	x.routeAt, x.trust = len(c.routes), c.cfg.Trust[a.Caller]
 	x.creds, x.proofs = x.credsBuf[:0], x.proofsBuf[:0]
 	x.decision = policy.Decision{ID: c.ids.next(), Revision: c.cfg.Decider.Revision(), State: policy.StateNone}
@@ -317,6 +343,7 @@ func (c *Checker) end(x *exchange) policy.Decision {
 	c.unused(x)
 	c.answer(x)
 	c.note(x)
+	x.trace.Enter(audit.StepNone, x.record.Latency)
 	x.input = policy.Input{Attributes: x.attributes, Request: &x.request, Principal: d.Principal, Peer: d.Peer, Route: d.Route, Target: x.target, Agreement: x.agreement}
 	x.record.Input = &x.input
 	c.cfg.Recorder.Record(&x.record)
@@ -339,6 +366,9 @@ func (c *Checker) note(x *exchange) *audit.Record {
 	if len(x.creds) > 0 {
 		x.record.Found = x.creds[0].From
 	}
+	if x.traced {
+		x.record.Trace = &x.trace
+	}
 	return &x.record
 }
 
@@ -348,7 +378,17 @@ func (c *Checker) panicked(x *exchange) {
 	phase := x.decision.Phase
 	x.decision = policy.Decision{ID: x.decision.ID, Revision: x.decision.Revision, State: x.decision.State, Phase: phase}
 	x.deny(policy.ReasonInternal, "panic")
-	c.cfg.Logger.Error("panic in a check", "phase", phase.String(), "decision", x.decision.ID, "stack", string(debug.Stack()))
+	c.cfg.Logger.Error("panic in a check", "phase", phase.String(), "decision_id", x.decision.ID, "stack", string(debug.Stack()))
+}
+
+// awaited ends a check whose caller has gone, or whose time is over: nobody gets the
+// answer. Under overload that is what keeps work from being done in vain; and no allow is
+// recorded, or charged, of which nobody has heard.
+func (x *exchange) awaited(ctx context.Context) bool {
+	if err := ctx.Err(); err != nil {
+		return x.deny(policy.ReasonUnavailable, "nobody waits for the answer any more: "+err.Error())
+	}
+	return true
 }
 
 // deny ends the check. Detail is for the log only. It returns false, so that a

@@ -6,6 +6,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // hold checks what no policy can switch off, for every proof.
@@ -53,8 +54,9 @@ func (c *Checker) sees(x *exchange) bool {
 	return x.deny(policy.ReasonUnavailable, behind)
 }
 
-// revoked looks for the credential on the denylist, and for everybody who acts by
-// it: a revoked agent cannot go on in somebody else's name.
+// revoked looks for the credential on the denylist, for everybody who acts by it, and
+// for the credentials that it came from: a revoked agent cannot go on in somebody else's
+// name, and a revoked token not as another one.
 func (c *Checker) revoked(p *authn.Proof) (policy.Reason, bool) {
 	reason, revoked := c.cfg.Revocations.Revoked(&p.Subject)
 	for i := 0; i < len(p.Principal.Actors) && !revoked; i++ {
@@ -65,6 +67,11 @@ func (c *Checker) revoked(p *authn.Proof) (policy.Reason, bool) {
 			IssuedAt: p.Subject.IssuedAt,
 		}
 		reason, revoked = c.cfg.Revocations.Revoked(&actor)
+	}
+	for i := 0; i < len(p.Principal.Via) && !revoked; i++ { // with what it came from
+		reason, revoked = c.cfg.Revocations.Revoked(&authn.Subject{
+			TokenID: p.Principal.Via[i], Issuer: seal.Issuer, Tenant: p.Subject.Tenant, IssuedAt: p.Subject.IssuedAt,
+		})
 	}
 	return reason, revoked
 }
@@ -93,8 +100,31 @@ func (c *Checker) limits(x *exchange) bool {
 		if reason := p.Constraints.Check(use); reason != policy.ReasonAllowed {
 			return x.deny(reason, "a constraint of the credential "+p.Principal.CredentialID)
 		}
+		if !c.meant(p, x.route.Audience) {
+			return x.deny(policy.ReasonInvalidAudience, "the token is for another service than the route leads to")
+		}
 	}
 	return true
+}
+
+// meant reports whether a token is for the service that a route names: for that one, or
+// for one of our names that no route has for its own service. An issuer that makes tokens
+// for several services means one by each (RFC 8707).
+func (c *Checker) meant(p *authn.Proof, service string) bool {
+	if service == "" || len(p.Audiences) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(p.Audiences, func(name string) bool { return name == service || !c.isService(name) })
+}
+
+// isService reports whether a name is that of some routes' own service.
+func (c *Checker) isService(name string) bool {
+	for i := range c.routes {
+		if c.routes[i].Audience == name && name != c.cfg.Audience {
+			return true
+		}
+	}
+	return false
 }
 
 // demands holds the request and its principal against what the route asks for.

@@ -18,12 +18,14 @@ type CostHeader struct {
 	Unit string
 }
 
-// readCost takes what the caller says that the request costs. What somebody said who is
-// not believed is taken away, so that no policy takes it for the truth either; what one
-// said who is, and that is no number or said twice, is refused: to guess would be to
-// charge too little.
+// readCost takes what the caller says that the request costs, beside the request or in
+// its header fields. What somebody said who is not believed is taken away, so that no
+// policy takes it for the truth either; what one said who is, and that is no number or
+// said twice, is refused: to guess would be to charge too little.
 func (c *Checker) readCost(x *exchange) bool {
-	x.cost = x.attributes.Cost
+	if x.cost = x.attributes.Cost; !x.trust.Cost {
+		x.cost = nil
+	}
 	if len(c.cfg.Cost) == 0 {
 		return true
 	}

@@ -5,7 +5,7 @@
 //
 // What is the same behind every door lives here, so that no door can do it
 // differently: which name the enforcement point has (Caller), how it connected (Connection) and whether it may ask
-// at all (IsUnlisted), which Decision is an allow (Settle), what a panic comes to
+// at all (IsUnlisted, Refusal), which Decision is an allow (Settle), what a panic comes to
 // (Recovered, Fault), how a deny looks to the end client (Refusals), which header
 // fields can be sent at all (Sendable), how header names are compared (Lower), what
 // counts as JSON (JSON), and how Postern's own messages are written (DecisionProto).
@@ -55,16 +55,31 @@ func Connection(ctx context.Context) []*x509.Certificate {
 	return info.State.VerifiedChains[0]
 }
 
-type unlistedKey struct{}
+type refusalKey struct{}
 
-// WithUnlisted returns a context for an enforcement point that may not ask. A door
-// whose callers may take an error for a yes answers it with a deny.
+// WithRefusal returns a context for a question that is refused before it is read, whatever
+// it asks. A door whose callers may take an error for a yes answers it with a deny for
+// that reason.
+func WithRefusal(ctx context.Context, r policy.Reason) context.Context {
+	return context.WithValue(ctx, refusalKey{}, r)
+}
+
+// Refusal returns the reason for which a question is refused before it is read, or false.
+func Refusal(ctx context.Context) (policy.Reason, bool) {
+	r, refused := ctx.Value(refusalKey{}).(policy.Reason)
+	return r, refused
+}
+
+// WithUnlisted returns a context for an enforcement point that may not ask.
 func WithUnlisted(ctx context.Context) context.Context {
-	return context.WithValue(ctx, unlistedKey{}, true)
+	return WithRefusal(ctx, policy.ReasonCallerUnlisted)
 }
 
 // IsUnlisted reports whether the enforcement point may not ask.
-func IsUnlisted(ctx context.Context) bool { return ctx.Value(unlistedKey{}) != nil }
+func IsUnlisted(ctx context.Context) bool {
+	r, refused := Refusal(ctx)
+	return refused && r == policy.ReasonCallerUnlisted
+}
 
 // Settle makes a whole answer of a Decision before a door looks at it. An allow
 // needs both words for it, Allowed and the reason that goes with it, and header

@@ -133,6 +133,20 @@ func (r *ClaimRules) CheckAudience(aud Value) error {
 	return nil
 }
 
+// Named are those of our names for which the token is meant; nil where any audience will do.
+func (r *ClaimRules) Named(aud Value) (names []string) {
+	for _, name := range r.Audiences {
+		found := aud.Is(name)
+		for e := range aud.Elements() {
+			found = found || e.Is(name)
+		}
+		if found {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // accessTypes are the values of typ that access tokens have. Media types are
 // compared without regard to case, and "application/" may be left out (RFC 7515
 // section 4.1.9). The first is not accepted where RFC 9068 is demanded.

@@ -18,9 +18,7 @@ type Limits struct {
 	// Depth is how deep arrays and objects may nest, the outermost included;
 	// default 16.
 	Depth int
-	// Members is how many members one object may have; default 128. It also
-	// bounds the search for duplicates, which compares each name with those
-	// before it.
+	// Members is how many members one object may have; default 128.
 	Members int
 }
 
@@ -148,6 +146,8 @@ type reader struct {
 	doc            *document
 	pos, end       int
 	depth, members int
+	// names are those of large objects, for which comparing each with each takes too long.
+	names map[member]bool
 }
 
 func (r *reader) malformed(what string) error { return fmt.Errorf("%w: %s", ErrMalformed, what) }
@@ -238,7 +238,7 @@ func (r *reader) member(self uint32, n int) error {
 	if err := r.string(); err != nil {
 		return err
 	}
-	if first := r.doc.find(self, name, r.doc.bytes(name)); first != name {
+	if r.twice(self, name, n) {
 		return r.malformed("the same member twice")
 	}
 	r.space()
@@ -248,6 +248,35 @@ func (r *reader) member(self uint32, n int) error {
 	r.pos++
 	r.space()
 	return r.value()
+}
+
+// fewMembers are compared with each other; of more, the names are hashed.
+const fewMembers = 32
+
+// member is a name in the object at a node.
+type member struct {
+	object uint32
+	name   string
+}
+
+// twice reports whether the name, that of the n-th member, stands in the object at self
+// already.
+func (r *reader) twice(self, name uint32, n int) bool {
+	if n < fewMembers {
+		return r.doc.find(self, name, r.doc.bytes(name)) != name
+	}
+	if r.names == nil {
+		r.names = map[member]bool{}
+	}
+	if n == fewMembers {
+		for at := self + 1; at < name; at = r.doc.nodes[at+1].next {
+			r.names[member{self, string(r.doc.bytes(at))}] = true
+		}
+	}
+	key := member{self, string(r.doc.bytes(name))}
+	found := r.names[key]
+	r.names[key] = true
+	return found
 }
 
 // open and close add a node; in between, it has no end.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -253,4 +254,37 @@ func FuzzJSON(f *testing.F) {
 			t.Fatalf("%q written as %q is read as %v, %v", text, canonical, again.Any(), err)
 		}
 	})
+}
+
+// An object may be large; a name that stands in it twice is found wherever it is, and a
+// name in another object is another one.
+func TestManyMembers(t *testing.T) {
+	t.Parallel()
+	const n = 20_000
+	limits := Limits{Bytes: 1 << 20, Members: n + 2, Depth: 4}
+	object := func(more ...string) string {
+		var b strings.Builder
+		b.WriteString(`{"inner":{`)
+		for i := range 100 {
+			fmt.Fprintf(&b, `"m%d":0,`, i)
+		}
+		b.WriteString(`"last":1}`)
+		for i := range n {
+			fmt.Fprintf(&b, `,"m%d":%d`, i, i)
+		}
+		for _, m := range more {
+			b.WriteString(m)
+		}
+		b.WriteString("}")
+		return b.String()
+	}
+	v, err := ParseJSON([]byte(object()), limits)
+	if err != nil || !v.Get("m19999").Exists() {
+		t.Fatal(err)
+	}
+	for _, twice := range []string{`,"m0":1`, `,"m31":1`, `,"m32":1`, `,"m33":1`, `,"m19999":1`, `,"inner":1`, `,"\u006d7":1`} {
+		if _, err := ParseJSON([]byte(object(twice)), limits); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", twice, err)
+		}
+	}
 }

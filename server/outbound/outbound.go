@@ -110,25 +110,9 @@ func NewClient(cfg Config) (*http.Client, error) {
 // newTransport returns a transport that connects to permitted addresses only,
 // directly: a proxy would resolve the name itself, out of reach of the check.
 func newTransport(cfg *Config) (*http.Transport, error) {
-	secured := &tls.Config{MinVersion: tls.VersionTLS12}
-	if cfg.CAFile != "" {
-		pem, err := ReadFile(cfg.CAFile, maxPEMBytes)
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		secured.RootCAs = x509.NewCertPool()
-		if !secured.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("ca_file: no certificate in PEM")
-		}
-	}
-	if cfg.ClientCertFile != "" || cfg.ClientKeyFile != "" {
-		if _, err := cfg.clientCertificate(); err != nil {
-			return nil, err
-		}
-		own := *cfg
-		secured.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return own.clientCertificate()
-		}
+	secured, err := cfg.TLS()
+	if err != nil {
+		return nil, err
 	}
 	return &http.Transport{
 		DialContext:            newDialer(cfg.InsecureAllowPrivateAddresses).DialContext,
@@ -140,6 +124,32 @@ func newTransport(cfg *Config) (*http.Transport, error) {
 		MaxResponseHeaderBytes: maxHeaderBytes,
 		ForceAttemptHTTP2:      true,
 	}, nil
+}
+
+// TLS returns the client's side of TLS as the Config says, for a protocol that is not
+// HTTP. Errors name files, and nothing of what is in them.
+func (c *Config) TLS() (*tls.Config, error) {
+	secured := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.CAFile != "" {
+		pem, err := ReadFile(c.CAFile, maxPEMBytes)
+		if err != nil {
+			return nil, fmt.Errorf("ca_file: %w", err)
+		}
+		secured.RootCAs = x509.NewCertPool()
+		if !secured.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, errors.New("ca_file: no certificate in PEM")
+		}
+	}
+	if c.ClientCertFile != "" || c.ClientKeyFile != "" {
+		if _, err := c.clientCertificate(); err != nil {
+			return nil, err
+		}
+		own := *c
+		secured.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return own.clientCertificate()
+		}
+	}
+	return secured, nil
 }
 
 func (c *Config) clientCertificate() (*tls.Certificate, error) {

@@ -165,7 +165,7 @@ func (h *hash) parseArgon2(fields []string) error {
 	switch {
 	case p.wrong || p.rest != "":
 		return refused("the parameters of Argon2 are m, t and p, in this order")
-	case threads < 1 || threads > maxThreads || h.passes < 1 || h.memory < 8*threads:
+	case threads < 1 || threads > maxThreads || h.passes < 1 || h.passes > maxPasses || h.memory < 8*threads:
 		return refused("the parameters of Argon2 are out of range (RFC 9106 section 3.1)")
 	case h.memory > maxForeignMemory || uint64(h.memory)*uint64(h.passes) > maxForeignWork:
 		return refused("it would take more than 256 MiB or about a second")

@@ -72,7 +72,7 @@ const MaxLen = 1024
 type Config struct {
 	// Memory is what one hash takes, 7MiB to 256MiB. Default: 19MiB (OWASP).
 	Memory strictyaml.Size `yaml:"memory"`
-	// Passes is how often that memory is gone through, 1 to 16. With less memory,
+	// Passes is how often that memory is gone through, 1 to 10. With less memory,
 	// more passes are needed: 19MiB with 2, 12MiB with 3, 46MiB with 1. Default: 2.
 	Passes uint32 `yaml:"passes"`
 	// Workers is how many hashes are computed at once, each on a CPU of its own.
@@ -90,7 +90,7 @@ const (
 
 	minMemory = 7 * strictyaml.MiB
 	maxMemory = 256 * strictyaml.MiB
-	maxPasses = 16
+	maxPasses = 10
 	// minWork is the least of what OWASP takes for equal, 7 MiB with 5 passes, as
 	// KiB times passes.
 	minWork    = 7 * 1024 * 5

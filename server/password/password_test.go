@@ -343,7 +343,7 @@ func TestConfig(t *testing.T) {
 		{password.Config{Memory: strictyaml.MiB, Passes: 16}, "memory: is not from 7MiB to 256MiB"},
 		{password.Config{Memory: strictyaml.GiB}, "memory: "},
 		{password.Config{Memory: -1}, "memory: "},
-		{password.Config{Passes: 17}, "passes: is more than 16"},
+		{password.Config{Passes: 17}, "passes: is more than 10"},
 		{password.Config{Workers: -1}, "workers: "},
 		{password.Config{Queue: -1}, "queue: "},
 	} {

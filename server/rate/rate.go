@@ -36,6 +36,7 @@
 package rate
 
 import (
+	"cmp"
 	"hash/maphash"
 	"net/netip"
 	"slices"
@@ -275,8 +276,8 @@ func (l *Limits) key(r *limit, c *policy.Charge) uint64 {
 	p := c.Principal
 	switch r.cfg.Per {
 	case PerCredential:
-		if p.CredentialID != "" {
-			return l.hash(p.Issuer, "", p.CredentialID)
+		if id := cmp.Or(p.BudgetID, p.CredentialID); id != "" {
+			return l.hash(p.Issuer, p.Tenant, id)
 		}
 		return l.principal(c)
 	case PerTenant:

@@ -192,9 +192,9 @@ func (o *operation) agentOf(f *faults, before *store.Agent, s *AgentSpec) (*stor
 		before = &store.Agent{}
 	}
 	a := &store.Agent{Model: s.Model, Version: s.Version, Purpose: s.Purpose, Decommissioned: before.Decommissioned}
-	f.text("model", s.Model, maxModel)
-	f.text("version", s.Version, maxVersion)
-	f.text("purpose", s.Purpose, maxPurpose)
+	f.name("model", s.Model, maxModel)
+	f.name("version", s.Version, maxVersion)
+	f.name("purpose", s.Purpose, maxPurpose)
 	a.Roles = f.items("token_roles", s.TokenRoles, maxRights, roleFault)
 	a.Tools = f.items("tools", s.Tools, maxTools, toolFault)
 	a.SPIFFEIDs = f.items("spiffe_ids", s.SPIFFEIDs, maxWorkloads, spiffeFault)
@@ -565,7 +565,7 @@ func (r *Registry) ListAgents(ctx context.Context, actor Actor, q AgentQuery) ([
 	}
 	page := q.Page
 	q.Page = Page{}
-	c, err := page.read(q)
+	c, err := r.cursor(page, q)
 	if err != nil {
 		return nil, "", err
 	}

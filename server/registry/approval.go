@@ -456,7 +456,7 @@ func (r *Registry) ListApprovals(ctx context.Context, actor Actor, q ApprovalQue
 	q.Tenant = tenant
 	page := q.Page
 	q.Page = Page{}
-	c, err := page.read(q)
+	c, err := r.cursor(page, q)
 	if err != nil {
 		return nil, "", err
 	}

@@ -29,7 +29,7 @@ func (r *Registry) ListAudit(ctx context.Context, actor Actor, q AuditQuery) ([]
 	}
 	page := q.Page
 	q.Page, q.Tenant = Page{}, tenant
-	c, err := page.read(q)
+	c, err := r.cursor(page, q)
 	if err != nil {
 		return nil, "", err
 	}

@@ -194,7 +194,7 @@ func (r *Registry) ListConsents(ctx context.Context, actor Actor, q ConsentQuery
 	q.Tenant = tenant
 	page := q.Page
 	q.Page = Page{}
-	c, err := page.read(q)
+	c, err := r.cursor(page, q)
 	if err != nil {
 		return nil, "", err
 	}

@@ -104,7 +104,7 @@ func (r *Registry) GetCredential(ctx context.Context, actor Actor, id string) (*
 // ListCredentials lists credentials in the order of their ids and returns the token
 // of the next page, empty at the end.
 func (r *Registry) ListCredentials(ctx context.Context, actor Actor, q CredentialQuery) ([]Credential, string, error) {
-	query, cursor, err := q.read(&actor)
+	query, cursor, err := r.readQuery(&actor, q)
 	if err != nil {
 		return nil, "", asError(err)
 	}
@@ -131,8 +131,8 @@ func (r *Registry) ListCredentials(ctx context.Context, actor Actor, q Credentia
 	return all, next, nil
 }
 
-// read checks a query.
-func (q CredentialQuery) read(a *Actor) (store.Query, cursor, error) {
+// readQuery checks a query.
+func (r *Registry) readQuery(a *Actor, q CredentialQuery) (store.Query, cursor, error) {
 	var f faults
 	for _, t := range q.Types {
 		if !slices.Contains([]store.CredentialType{store.APIKey, store.PAT, store.Token}, t) {
@@ -157,7 +157,7 @@ func (q CredentialQuery) read(a *Actor) (store.Query, cursor, error) {
 	}
 	page := q.Page
 	q.Page, q.Tenant = Page{}, tenant
-	c, err := page.read(q)
+	c, err := r.cursor(page, q)
 	return store.Query{Tenant: tenant, Owner: owner}, c, err
 }
 

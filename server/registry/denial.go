@@ -22,8 +22,14 @@ type DenialQuery struct {
 // that sign and certificates may be others' as well, so these lines are the
 // installation's.
 func (r *Registry) AddDenial(ctx context.Context, call Call, d store.Denial) (*store.Denial, Change, error) {
+	return r.addDenial(ctx, call, d, d)
+}
+
+// addDenial adds a line that a request comes to: one that is repeated is the same request,
+// though its line may be another.
+func (r *Registry) addDenial(ctx context.Context, call Call, req any, d store.Denial) (*store.Denial, Change, error) {
 	var added *store.Denial
-	change, err := r.change(ctx, call, action{"denial.add", same}, d, func(o *operation) error {
+	change, err := r.change(ctx, call, action{"denial.add", same}, req, func(o *operation) error {
 		line := d
 		if line.Tenant != "" {
 			if _, err := readTenant(o.tx, o.actor, line.Tenant); err != nil {
@@ -162,7 +168,7 @@ func (r *Registry) ListDenials(ctx context.Context, actor Actor, q DenialQuery) 
 	if err != nil {
 		return nil, "", err
 	}
-	c, err := q.read([]string{"denials", tenant})
+	c, err := r.cursor(q.Page, []string{"denials", tenant})
 	if err != nil {
 		return nil, "", err
 	}

@@ -103,7 +103,7 @@ func (r *Registry) RevokeCredential(ctx context.Context, call Call, req EndReque
 		if !req.Successors {
 			line = line[:1]
 		}
-		ids, err := o.revoke(line, req.Reason)
+		ids, err := o.revoke(line, req.Reason, c.ID)
 		if err != nil {
 			return err
 		}
@@ -182,7 +182,7 @@ func (r *Registry) BatchRevokeCredentials(ctx context.Context, call Call, req Ba
 		if err != nil {
 			return err
 		}
-		if ids, err = o.revoke(named, req.Reason); err != nil {
+		if ids, err = o.revoke(named, req.Reason, ""); err != nil {
 			return err
 		}
 		o.entry.Tenant = o.actor.Tenant
@@ -246,8 +246,9 @@ func (o *operation) batch(req BatchRevokeRequest) (named []*store.Credential, er
 }
 
 // revoke ends credentials and what falls with them, and returns the ids of those
-// that were not revoked before.
-func (o *operation) revoke(named []*store.Credential, reason string) (ids []string, err error) {
+// that were not revoked before. Each has an entry in the audit log of its tenant, but
+// for one of which the operation's own entry tells; "" for none.
+func (o *operation) revoke(named []*store.Credential, reason, told string) (ids []string, err error) {
 	if err := o.because(&reason); err != nil {
 		return nil, err
 	}
@@ -259,7 +260,12 @@ func (o *operation) revoke(named []*store.Credential, reason string) (ids []stri
 		done[c.ID] = true
 		ids = append(ids, c.ID)
 		c.Revoked, c.UpdatedAt = o.ending(why), o.now
-		return o.put(c, "the id")
+		if err := o.put(c, "the id"); err != nil || c.ID == told {
+			return err
+		}
+		return o.tx.Note(signed(store.AuditEntry{
+			Action: "credential.revoke", Target: string(store.KindCredential) + "/" + c.ID, Tenant: c.Tenant, Reason: why,
+		}, o.call))
 	}
 	for _, c := range named {
 		if err := end(c, reason); err != nil {

@@ -34,7 +34,9 @@ const (
 	QuotaExceeded    Reason = "QUOTA_EXCEEDED"
 	NotConfigured    Reason = "NOT_CONFIGURED"
 	StoreUnavailable Reason = "STORE_UNAVAILABLE"
-	LoginFailed      Reason = "LOGIN_FAILED"
+	// StoreFull: the disk of the store is full, and nothing was changed.
+	StoreFull   Reason = "STORE_FULL"
+	LoginFailed Reason = "LOGIN_FAILED"
 	// Overloaded is not in the protocol: too many passwords are being verified, try
 	// again. For STORE_UNAVAILABLE's status, without its meaning.
 	Overloaded Reason = "OVERLOADED"
@@ -60,7 +62,7 @@ type Error struct {
 	Fault
 	// More are the others, which would have failed it as well.
 	More []Fault
-	// Err is the cause of STORE_UNAVAILABLE and INTERNAL, for the log and not for the
+	// Err is the cause of STORE_UNAVAILABLE, STORE_FULL and INTERNAL, for the log and not for the
 	// caller.
 	Err error
 
@@ -152,6 +154,10 @@ func asError(err error) *Error {
 		return e
 	case errors.Is(err, store.ErrCorrupt):
 		e = fail(Internal, "", "a record is damaged; `postern store check` says which")
+	case errors.Is(err, store.ErrUncertain): // above all else that a failed commit may be
+		e = fail(StoreUnavailable, "", "the store did not say whether the change was made; look before you try again")
+	case errors.Is(err, store.ErrFull):
+		e = fail(StoreFull, "", "the disk of the store is full; nothing was changed")
 	case errors.Is(err, store.ErrReadOnly):
 		e = fail(StoreUnavailable, "", "the store cannot be written; nothing was changed")
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -61,6 +61,22 @@ func (f *faults) text(field, s string, most int) {
 	}
 }
 
+// isMarkup reports whether a text is more than a text to who shows it as HTML or makes a
+// file name of it. Whoever does that is wrong, and need not pay for it.
+func isMarkup(s string) bool {
+	return strings.ContainsAny(s, "<>") || strings.Contains(s, "../") || strings.Contains(s, `..\`)
+}
+
+const noMarkup = `holds "<", ">" or "../", which names do not`
+
+// name checks a text that something is called by.
+func (f *faults) name(field, s string, most int) {
+	f.text(field, s, most)
+	if isMarkup(s) {
+		f.field(field, "%s", noMarkup)
+	}
+}
+
 // principalID checks the id of a principal.
 func (f *faults) principalID(field, id string) {
 	switch {
@@ -190,6 +206,8 @@ func (f *faults) labels(field string, m map[string]string) {
 			f.field(field, "a key has 1 to %d printable characters", maxLabelKey)
 		case len(v) > maxLabelValue || !printable(v):
 			f.field(field+"."+k, "has at most %d printable characters", maxLabelValue)
+		case isMarkup(k) || isMarkup(v):
+			f.field(field, "%s", noMarkup)
 		case holdsSecret(k) || holdsSecret(v):
 			f.field(field, "holds a secret, which everybody could read there: if it is in use, revoke it")
 		}

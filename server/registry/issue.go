@@ -182,7 +182,7 @@ func (d *draft) form(o *operation) *store.Credential {
 		d.field("tenant", "is at most %d lower-case letters, digits, dots, dashes and underscores", maxTenantID)
 	}
 	d.principalID("principal_id", s.Principal)
-	d.text("display_name", s.Name, maxName)
+	d.name("display_name", s.Name, maxName)
 	if s.Type == store.PAT && s.Name == "" {
 		d.field("display_name", "is required for a personal access token: say what it is for") // P-03
 	}

@@ -106,6 +106,9 @@ func (r *Registry) change(ctx context.Context, call Call, act action, req any, d
 		d.SetVersion(committed.Number)
 	}
 	r.settle(ctx, committed.Number)
+	if id != "" { // what a repeated call is told
+		committed.At = last.now
+	}
 	return Change{Number: committed.Number, CommittedAt: committed.At, EffectiveAt: committed.At.Add(r.cfg.Bound)}, nil
 }
 

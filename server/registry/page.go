@@ -2,10 +2,14 @@ package registry
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -14,26 +18,92 @@ const (
 	// maxScan is how many records one call looks at: a query of which nothing fits
 	// returns empty pages rather than holding the store for long.
 	maxScan = 10 * store.MaxPage
-	// bindLen is how much of a query's hash its tokens hold. It finds mistakes; what
-	// a caller may see is decided by the query alone.
-	bindLen = 8
+	// maxToken is longer than any token of a page.
+	maxToken = 512
 )
+
+// Pages makes the tokens of pages, and reads them: behind which id to go on, and a MAC
+// over that and the query. What a caller may see is decided by the query alone; that a
+// token was not made up, and is of this query, keeps places in lists from being guessed
+// and mistakes from going unnoticed. The key comes from the pepper, so that any replica
+// reads what another one made.
+type Pages struct{ key [sha256.Size]byte }
+
+// pagesPurpose derives the key.
+const pagesPurpose = "postern page tokens"
+
+// NewPages returns Pages with a key of the pepper in force. Without a pepper, tokens are
+// good in this process only.
+func NewPages(peppers *seal.Peppers) *Pages {
+	p := &Pages{}
+	key, ok := peppers.Derive(peppers.Current(), pagesPurpose)
+	if !ok {
+		_, _ = rand.Read(key[:]) // never fails: it ends the process instead
+	}
+	p.key = key
+	return p
+}
+
+// Token is where to go on behind an id; empty for no id.
+func (p *Pages) Token(after string, query any) string {
+	if after == "" {
+		return ""
+	}
+	mac, err := p.mac(after, query)
+	if err != nil {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString(append(mac, after...))
+}
+
+// After returns the id behind which a page begins: empty for the first one, whose token
+// is empty. The error is an INVALID_FIELD: the token is none, or one of another query.
+func (p *Pages) After(token string, query any) (string, error) {
+	if token == "" {
+		return "", nil
+	}
+	bad := fail(InvalidField, "page_token", "is not of this query: begin without one")
+	if len(token) > maxToken {
+		return "", bad
+	}
+	text, err := base64.RawURLEncoding.Strict().DecodeString(token)
+	if err != nil || len(text) <= macLen {
+		return "", bad
+	}
+	after := string(text[macLen:])
+	mac, err := p.mac(after, query)
+	if err != nil || !hmac.Equal(mac, text[:macLen]) || !store.Text(after) {
+		return "", bad
+	}
+	return after, nil
+}
+
+// macLen is how much of the MAC a token holds (RFC 2104 section 5).
+const macLen = 16
+
+// mac authenticates a place in the list that a query has. Queries of two sorts are
+// different ones, and their JSON holds no NUL.
+func (p *Pages) mac(after string, query any) ([]byte, error) {
+	text, err := json.Marshal(query)
+	if err != nil {
+		return nil, err
+	}
+	h := hmac.New(sha256.New, p.key[:])
+	fmt.Fprintf(h, "%T\x00%s\x00%s", query, text, after)
+	return h.Sum(nil)[:macLen], nil
+}
 
 // cursor is a Page that was read.
 type cursor struct {
 	size  int
 	after string
-	bind  []byte
+	query any
+	pages *Pages
 }
 
-// read checks a page and its token. Query is all that the token is bound to.
-func (p Page) read(query any) (cursor, error) {
-	text, err := json.Marshal(query)
-	if err != nil {
-		return cursor{}, fail(InvalidField, "", "the query cannot be written as JSON")
-	}
-	sum := sha256.Sum256(text)
-	c := cursor{size: p.Size, bind: sum[:bindLen]}
+// cursor reads a page. Query is all that its token is bound to.
+func (r *Registry) cursor(p Page, query any) (cursor, error) {
+	c := cursor{size: p.Size, query: query, pages: r.tokens}
 	switch {
 	case p.Size < 0:
 		return c, fail(InvalidField, "page_size", "is negative")
@@ -42,24 +112,13 @@ func (p Page) read(query any) (cursor, error) {
 	case p.Size > store.MaxPage:
 		c.size = store.MaxPage
 	}
-	if p.Token == "" {
-		return c, nil
-	}
-	token, err := base64.RawURLEncoding.DecodeString(p.Token)
-	if err != nil || len(token) <= bindLen || string(token[:bindLen]) != string(c.bind) || !store.Text(string(token[bindLen:])) {
-		return c, fail(InvalidField, "page_token", "is not of this query: begin without one")
-	}
-	c.after = string(token[bindLen:])
-	return c, nil
+	var err error
+	c.after, err = r.tokens.After(p.Token, query)
+	return c, err
 }
 
 // token is where to go on behind an id.
-func (c cursor) token(after string) string {
-	if after == "" {
-		return ""
-	}
-	return base64.RawURLEncoding.EncodeToString(append(c.bind[:bindLen:bindLen], after...))
-}
+func (c cursor) token(after string) string { return c.pages.Token(after, c.query) }
 
 // list returns a page of the documents that fit, and the token of the next one.
 func list[T any, P store.DocumentOf[T]](ctx context.Context, r *Registry, q store.Query, c cursor, keep func(*T) bool) ([]*T, string, error) {

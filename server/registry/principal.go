@@ -103,7 +103,7 @@ func (o *operation) newPrincipal(s *PrincipalSpec, wildcard bool) (*store.Princi
 // fill writes into a principal what a spec says of it.
 func (o *operation) fill(f *faults, p *store.Principal, s *PrincipalSpec, wildcard bool) error {
 	before := rightsOf(p)
-	f.text("display_name", s.Name, maxName)
+	f.name("display_name", s.Name, maxName)
 	if len(s.Metadata) > 0 {
 		f.metadata("metadata", s.Metadata)
 	}
@@ -345,7 +345,7 @@ func (r *Registry) ListPrincipals(ctx context.Context, actor Actor, q PrincipalQ
 	}
 	page := q.Page
 	q.Page = Page{}
-	c, err := page.read(q)
+	c, err := r.cursor(page, q)
 	if err != nil {
 		return nil, "", err
 	}

@@ -147,7 +147,11 @@ type Registry struct {
 	seen      func(context.Context, int64) error
 	logins    *lockout
 	refusals  *refusals
+	tokens    *Pages
 }
+
+// Pages are the tokens of pages, for lists that are kept elsewhere.
+func (r *Registry) Pages() *Pages { return r.tokens }
 
 // New returns a Registry over a store.
 func New(cfg Config, st store.Store, deps Deps) *Registry {
@@ -166,7 +170,7 @@ func New(cfg Config, st store.Store, deps Deps) *Registry {
 		now:    func() time.Time { return store.Micro(deps.Now()) },
 		random: deps.Random, peppers: deps.Peppers, passwords: deps.Passwords,
 		signer: deps.Signer, seen: deps.Seen,
-		logins: newLockout(cfg.LoginTries, cfg.LoginWindow), refusals: newRefusals(),
+		logins: newLockout(cfg.LoginTries, cfg.LoginWindow), refusals: newRefusals(), tokens: NewPages(deps.Peppers),
 	}
 }
 

@@ -237,7 +237,7 @@ func (r *Registry) ListSessions(ctx context.Context, actor Actor, q SessionQuery
 	if err := f.err(); err != nil {
 		return nil, "", err
 	}
-	c, err := q.read([]string{"sessions", tenant, owner})
+	c, err := r.cursor(q.Page, []string{"sessions", tenant, owner})
 	if err != nil {
 		return nil, "", err
 	}

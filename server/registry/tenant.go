@@ -70,7 +70,7 @@ func (r *Registry) CreateTenant(ctx context.Context, call Call, spec TenantSpec)
 }
 
 func (o *operation) fillTenant(f *faults, t *store.Tenant, s *TenantSpec) {
-	f.text("display_name", s.Name, maxName)
+	f.name("display_name", s.Name, maxName)
 	f.labels("labels", s.Labels)
 	if s.DisabledReason = seal.Scrub(s.DisabledReason); s.DisabledReason != "" && !s.Disabled {
 		f.field("disabled_reason", "is for a tenant that is disabled")
@@ -127,7 +127,7 @@ func (r *Registry) ListTenants(ctx context.Context, actor Actor, page Page) ([]*
 	if err != nil {
 		return nil, "", err
 	}
-	c, err := page.read([]string{"tenants", tenant})
+	c, err := r.cursor(page, []string{"tenants", tenant})
 	if err != nil {
 		return nil, "", err
 	}

@@ -111,6 +111,9 @@ func (r *Registry) IssueAgentToken(ctx context.Context, call Call, rules *TokenR
 		}
 		t.within(o.actor, t.limits)
 		t.until(o.actor.Ends)
+		if err := o.came(t, o.actor.Credential, nil); err != nil {
+			return nil, err
+		}
 		o.target(store.KindPrincipal, p.Key(), p.Tenant)
 		o.detail("role", req.Role)
 		return &t.said, t.err()
@@ -139,6 +142,14 @@ func (r *Registry) ExchangeToken(ctx context.Context, call Call, rules *TokenRul
 		t.chain(subject, actor, rules.MaxDepth)
 		t.common(subject, actor, req.Scopes)
 		t.spends(req.TokenBudget, subject.TokenBudget, actor.TokenBudget)
+		t.shares(subject, actor)
+		t.bound(actor)
+		t.loggedIn(subject)
+		for _, p := range []*policy.Principal{subject, actor} {
+			if err := o.came(t, ownCredential(p), p.Via); err != nil {
+				return nil, err
+			}
+		}
 		t.keeps("subject_token", req.SubjectLimits, rules.Audiences, len(req.Audiences) > 0)
 		t.keeps("actor_token", req.ActorLimits, rules.Audiences, len(req.Audiences) > 0)
 		t.until(subject.ExpiresAt)
@@ -413,6 +424,103 @@ func (t *tokenDraft) spends(wanted int64, others ...int64) {
 	}
 }
 
+// maxShared is of how many tokens, each with less than the one before, one is spent
+// besides its own budget; maxVia of how many credentials one comes.
+const maxShared, maxVia = 4, 12
+
+// shares says from whose budgets is spent what is spent by the token. However often a token
+// is exchanged, all that comes of it has its budget together: the subject's, and that of the
+// actor, who could else have another one for each exchange.
+func (t *tokenDraft) shares(subject, actor *policy.Principal) {
+	t.said.Root = cmp.Or(subject.BudgetID, subject.CredentialID)
+	t.share(subject)
+	t.share(actor)
+	if len(t.said.Budgets) > maxShared {
+		t.refuse("subject_token", "has a part of a part of a budget, %d times over: exchange the one that it came from", maxShared)
+	}
+}
+
+// share adds the budgets of one token. Its own is left out if it is no less than the one
+// that it is a part of.
+func (t *tokenDraft) share(of *policy.Principal) {
+	if of.TokenBudget == 0 {
+		return
+	}
+	all := slices.Clone(of.Budgets)
+	if n := len(all); n == 0 || all[n-1].Limit > of.TokenBudget {
+		id := of.CredentialID
+		if of.Method == policy.MethodAgent && slices.Contains(of.AMR, holdsKey) {
+			id = of.BudgetID // budget.claimant
+		}
+		all = append(all, policy.SharedBudget{ID: id, Limit: of.TokenBudget, ExpiresAt: of.ExpiresAt})
+	}
+	for _, b := range all {
+		if !slices.ContainsFunc(t.said.Budgets, func(have policy.SharedBudget) bool { return have.ID == b.ID }) {
+			t.said.Budgets = append(t.said.Budgets, b)
+		}
+	}
+}
+
+// bound keeps the token bound to the certificate to which the actor's is, who will show it.
+// (A subject's token that is bound is not accepted: the subject is not here to show that.)
+func (t *tokenDraft) bound(actor *policy.Principal) {
+	switch {
+	case actor.BoundTo == "" || actor.BoundTo == t.said.Certificate:
+	case t.said.Certificate != "":
+		t.exceeds("certificate", []string{actor.BoundTo}, "the actor's token is bound to another certificate")
+	default:
+		t.said.Certificate = actor.BoundTo
+	}
+}
+
+// loggedIn passes on how the user logged in for whom the actor acts. That somebody holds a
+// key (agent.AMRKey) is true of who shows a token, and not of who has it from another one.
+func (t *tokenDraft) loggedIn(subject *policy.Principal) {
+	if subject.Kind != policy.KindUser {
+		return
+	}
+	t.said.ACR, t.said.AuthTime = subject.ACR, subject.AuthTime
+	t.said.AMR = slices.DeleteFunc(slices.Clone(subject.AMR), func(m string) bool { return m == holdsKey })
+}
+
+const holdsKey = "pop" // RFC 8176 section 2
+
+// ownCredential is the id of a credential that Postern vouches for; "" for others.
+func ownCredential(p *policy.Principal) string {
+	if p.Issuer != seal.Issuer && p.Method != policy.MethodAgent {
+		return ""
+	}
+	return p.CredentialID
+}
+
+// came notes from which credentials a token comes. Of those that are neither kept here nor
+// tokens of Postern's, such as keys in a file, nobody could say later what became of them.
+func (o *operation) came(t *tokenDraft, id string, via []string) error {
+	if id != "" && seal.IsID(id) {
+		kept := false
+		for _, kind := range []store.Kind{store.KindCredential, store.KindSession} {
+			switch _, err := o.tx.Get(kind, id); {
+			case err == nil:
+				kept = true
+			case !errors.Is(err, store.ErrNotFound):
+				return err
+			}
+		}
+		if !kept {
+			id = ""
+		}
+	}
+	for _, from := range append(slices.Clone(via), id) {
+		if from != "" && !slices.Contains(t.said.Via, from) {
+			t.said.Via = append(t.said.Via, from)
+		}
+	}
+	if len(t.said.Via) > maxVia {
+		t.refuse("subject_token", "comes from more than %d credentials", maxVia)
+	}
+	return nil
+}
+
 // keeps holds the token to the limits of a credential that it comes from. It can keep no
 // others than the services that it is for.
 func (t *tokenDraft) keeps(field string, limits *policy.Constraints, audiences []string, asked bool) {
@@ -476,7 +584,8 @@ func (r *Registry) RevokeAgentToken(ctx context.Context, call Call, tenant, jti,
 	if len(jti) != tokenIDLen || strings.Trim(jti, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 		return nil, Change{}, fail(InvalidField, "jti", "is no id of an agent token: %d letters, digits, - and _", tokenIDLen)
 	}
-	return r.AddDenial(ctx, call, store.Denial{JTI: jti, Tenant: tenant, Note: note, ExpiresAt: r.now().Add(tokenLife)})
+	asked := []string{"token.revoke", tenant, jti, note}
+	return r.addDenial(ctx, call, asked, store.Denial{JTI: jti, Tenant: tenant, Note: note, ExpiresAt: r.now().Add(tokenLife)})
 }
 
 // tokenIDLen is the length of the ids of agent tokens: no key has an id of that length.

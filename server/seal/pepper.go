@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 
 	"github.com/postern-auth/postern/policy"
@@ -182,7 +183,16 @@ func (p *pepper) mac(text string) [sha256.Size]byte {
 	var inner [sha256.BlockSize + MaxLen]byte
 	copy(inner[:], p.inner[:])
 	n := copy(inner[sha256.BlockSize:], text)
-	return p.wrap(sha256.Sum256(inner[:sha256.BlockSize+n]))
+	sum := sha256.Sum256(inner[:sha256.BlockSize+n])
+	wipe(inner[:])
+	return p.wrap(sum)
+}
+
+// wipe empties memory of the stack that has held a secret: it stays as it was until
+// another function happens to use it, which may be never.
+func wipe(b []byte) {
+	clear(b)
+	runtime.KeepAlive(b)
 }
 
 // innerOfSigned is apart so that a key does not pay for the room that a token needs.
@@ -192,14 +202,18 @@ func (p *pepper) innerOfSigned(text string) [sha256.Size]byte {
 	var inner [sha256.BlockSize + MaxSignedLen]byte
 	copy(inner[:], p.inner[:])
 	n := copy(inner[sha256.BlockSize:], text)
-	return sha256.Sum256(inner[:sha256.BlockSize+n])
+	sum := sha256.Sum256(inner[:sha256.BlockSize+n])
+	wipe(inner[:sha256.BlockSize+n])
+	return sum
 }
 
 func (p *pepper) wrap(sum [sha256.Size]byte) [sha256.Size]byte {
 	var outer [sha256.BlockSize + sha256.Size]byte
 	copy(outer[:], p.outer[:])
 	copy(outer[sha256.BlockSize:], sum[:])
-	return sha256.Sum256(outer[:])
+	sum = sha256.Sum256(outer[:])
+	wipe(outer[:])
+	return sum
 }
 
 // Derive returns a key for another purpose than digests, such as authenticating a

@@ -33,6 +33,17 @@ type Agent struct {
 	Roles, Scopes []string
 	// TokenBudget is how many model tokens may be spent by it; 0 for no limit of its own.
 	TokenBudget int64
+	// Budgets are those of the tokens that it came from, of which is spent as well, and Via
+	// the ids of the credentials that it came from. See policy.Principal.
+	Budgets []policy.SharedBudget
+	Via     []string
+	// Root is the credential that it came from first of all (policy.Principal.BudgetID).
+	Root string
+	// ACR, AMR and AuthTime say how the user logged in for whom Actors act; empty if
+	// nobody knows (RFC 9470 section 2, RFC 8176).
+	ACR      string
+	AMR      []string
+	AuthTime time.Time
 	// Actors are those who act for the subject, the one who shows the token first.
 	Actors []policy.Actor
 	// Certificate is the SHA-256 of a client certificate in hex, and Key the thumbprint of
@@ -49,6 +60,11 @@ type Agent struct {
 //	roles, scopes                  lists
 //	scope                          the scopes as one text (RFC 8693 section 4.2)
 //	token_budget                   how many model tokens may be spent by it
+//	budgets                        those of tokens that it came from: a list of jti,
+//	                               token_budget and exp
+//	via, root                      the ids of the credentials that it came from, and of the
+//	                               first of them
+//	acr, amr, auth_time            how the user logged in (RFC 9068 section 2.2.1)
 //	kind, origin                   of a subject that is no agent of Postern's
 //	act                            who acts for it (RFC 8693 section 4.1)
 //	cnf                            what it is bound to: x5t#S256 (RFC 8705 section 3.1),
@@ -91,6 +107,12 @@ func (s *Signer) Agent(t *Agent) (policy.Secret, error) {
 		o.name("token_budget")
 		o.b = strconv.AppendInt(o.b, t.TokenBudget, 10)
 	}
+	o.budgets(t.Budgets)
+	o.list("via", t.Via)
+	o.text("root", t.Root)
+	o.text("acr", t.ACR)
+	o.list("amr", t.AMR)
+	o.time("auth_time", t.AuthTime)
 	o.actors(t.Actors)
 	if err := o.confirmation(t.Certificate, t.Key); err != nil {
 		return policy.Secret{}, err
@@ -116,6 +138,23 @@ func (s *Signer) NewID() (string, error) {
 		id[0] = 'A'
 	}
 	return string(id[:]), nil
+}
+
+// budgets writes what is spent of besides.
+func (o *object) budgets(all []policy.SharedBudget) {
+	if len(all) == 0 {
+		return
+	}
+	o.name("budgets")
+	for i, b := range all {
+		o.b = append(o.b, "[,"[min(i, 1)], '{')
+		o.text("jti", b.ID)
+		o.name("token_budget")
+		o.b = strconv.AppendInt(o.b, b.Limit, 10)
+		o.time("exp", b.ExpiresAt)
+		o.b = append(o.b, '}')
+	}
+	o.b = append(o.b, ']')
 }
 
 // confirmation writes what a token is bound to (RFC 7800).

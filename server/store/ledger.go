@@ -149,8 +149,9 @@ type AccountQuery struct {
 var (
 	// ErrUnbalanced says that an account would promise more than it holds.
 	ErrUnbalanced = errors.New("the account does not balance")
-	// ErrUncertain says that a commit has ended without an answer.
-	ErrUncertain = errors.New("it is not known whether the accounts were changed")
+	// ErrUncertain says that a commit has ended without an answer, of the ledger or of
+	// records.
+	ErrUncertain = errors.New("it is not known whether the change was made")
 )
 
 // MaxPosting is how many accounts, and how many settlements, one Post is about at most.

@@ -96,9 +96,12 @@ var (
 	ErrCorrupt = errors.New("the store is damaged")
 	// ErrNewer says that a newer Postern has changed the schema.
 	ErrNewer = errors.New("the store was written by a newer version of Postern")
-	// ErrReadOnly says that the store cannot be written: permissions, a full disk,
-	// or a replica of a database.
+	// ErrReadOnly says that the store cannot be written: permissions, a full disk, a
+	// disk that has failed, or a replica of a database.
 	ErrReadOnly = errors.New("the store cannot be written")
+	// ErrFull is the ErrReadOnly of a full disk: nothing was changed, and it goes on by
+	// itself when there is room again.
+	ErrFull = fmt.Errorf("%w: the disk is full", ErrReadOnly)
 	// ErrPurged says that the feed no longer reaches back to the number: read all of
 	// it again, from 0.
 	ErrPurged = errors.New("the feed does not reach back so far")

@@ -327,6 +327,8 @@ func (x *reading) walk(p *place, v jose.Value, steps []string) (named bool, err 
 			i++
 		}
 		return named, nil
+	case v.Kind() == jose.Object, v.Kind() == jose.Array:
+		return true, invalid(p.from + ": the body has another shape than the rule")
 	}
-	return true, unread(p, "the body has another shape than the rule")
+	return true, unread(p, "what is named is neither an object nor an array")
 }

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -41,6 +42,16 @@ func Lines[T any](t testing.TB, name string) []T {
 		t.Fatalf("%s: %d cases, %v", name, len(all), err)
 	}
 	return all
+}
+
+// Names returns the files that match a pattern of path.Match, sorted, as Read takes them.
+func Names(t testing.TB, pattern string) []string {
+	t.Helper()
+	names, err := fs.Glob(os.DirFS(dir(t)), pattern)
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%s: %d files, %v", pattern, len(names), err)
+	}
+	return names
 }
 
 func dir(t testing.TB) string {

@@ -66,6 +66,9 @@ type Deps struct {
 	// People finds the users of Postern's own for whom agents act. Nil: there are none, and
 	// tokens that name one are refused.
 	People authn.People
+	// Parents knows what became of the credentials that tokens came from; nil: nobody does,
+	// and tokens that name one are refused.
+	Parents authn.Parents
 	// Signer has the keys of Postern's own tokens; nil for none.
 	Signer *signer.Signer
 	// AlsoOwned reports whether another authenticator owns tokens of that issuer and
@@ -90,6 +93,7 @@ type Authenticator struct {
 	shared    *jose.KeySet // of compat_hs256; nil: not accepted
 	agents    authn.Agents
 	people    authn.People
+	parents   authn.Parents
 	alsoOwned func(issuer, subject string) bool
 	cached    *authn.Cached
 	once      *authn.Once
@@ -126,7 +130,7 @@ func New(cfg Config, deps Deps) (*Authenticator, error) {
 	cfg = cfg.WithDefaults(deps.Signer.Issuer())
 	a := &Authenticator{
 		cfg: cfg, issuer: deps.Signer.Issuer(), heads: deps.Signer.Heads(signer.TypeAgent),
-		agents: deps.Agents, people: deps.People, alsoOwned: deps.AlsoOwned, now: deps.Now, seed: maphash.MakeSeed(),
+		agents: deps.Agents, people: deps.People, parents: deps.Parents, alsoOwned: deps.AlsoOwned, now: deps.Now, seed: maphash.MakeSeed(),
 	}
 	if a.now == nil {
 		a.now = time.Now

@@ -24,6 +24,9 @@ type standing struct {
 // standing returns the proof that a token is at the moment: it holds what its records
 // still allow. It allocates nothing while they are the same.
 func (a *Authenticator) standing(proven *authn.Proof) (*authn.Proof, error) {
+	if err := a.fallen(proven.Principal.Via); err != nil {
+		return nil, err
+	}
 	if slot := proven.Rendered.Load(); slot != nil {
 		if s, ok := (*slot).(*standing); ok && a.same(s, proven.Principal) {
 			return s.proof, nil
@@ -36,6 +39,23 @@ func (a *Authenticator) standing(proven *authn.Proof) (*authn.Proof, error) {
 	var slot any = s
 	proven.Rendered.Store(&slot)
 	return s.proof, nil
+}
+
+// fallen refuses a token with one of the credentials that it came from. Of those that are
+// not kept, whose ids have another form, the denylist knows (check.Checker).
+func (a *Authenticator) fallen(via []string) error {
+	for _, id := range via {
+		if !seal.IsID(id) {
+			continue
+		}
+		if a.parents == nil {
+			return authn.Refuse(policy.ReasonRevoked, "nobody keeps the credential that it came from")
+		}
+		if reason := a.parents.Ended(id); reason != policy.ReasonAllowed {
+			return authn.Refuse(reason, "it came from the credential "+id+", which was ended")
+		}
+	}
+	return nil
 }
 
 // same reports whether the records are those that a standing was made of.
@@ -90,7 +110,7 @@ func (a *Authenticator) stand(proven *authn.Proof) (*standing, error) {
 	}
 	s.proof = &authn.Proof{
 		Principal: &p, Constraints: proven.Constraints, NotAfter: proven.NotAfter, State: proven.State,
-		Subject: proven.Subject, Confirm: proven.Confirm,
+		Subject: proven.Subject, Confirm: proven.Confirm, Audiences: proven.Audiences,
 	}
 	return s, nil
 }

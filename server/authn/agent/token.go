@@ -9,6 +9,7 @@ import (
 	"hash/maphash"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
@@ -61,6 +62,9 @@ func (a *Authenticator) own(token *jose.Token) (*authn.Proof, error) {
 		p.Issuer = origin
 	}
 	if err := agentsAct(p.Actors, claims.Get("act")); err != nil {
+		return nil, err
+	}
+	if err := origins(p, claims); err != nil {
 		return nil, err
 	}
 	return a.named(proof, key.ID), nil
@@ -154,7 +158,8 @@ func (a *Authenticator) selfSigned(token *jose.Token) (*authn.Proof, error) {
 		return nil, err
 	}
 	p := proof.Principal
-	p.Kind, p.AMR = policy.KindAgent, []string{AMRKey}
+	p.Kind, p.AMR, p.ACR, p.AuthTime = policy.KindAgent, []string{AMRKey}, "", time.Time{} // nobody has logged in
+	p.BudgetID = tenant + " " + id + " " + p.CredentialID                                  // the agent chose the jti: it may be that of somebody else's token or key
 	for i := range p.Actors {
 		p.Actors[i].Kind = policy.KindAgent // or nobody could say whether they are in force
 	}
@@ -254,7 +259,8 @@ func (a *Authenticator) said(claims jose.Value, rules jose.ClaimRules, named boo
 	p := &policy.Principal{
 		ID: said.ID, Tenant: said.Tenant, Roles: said.Roles, Scopes: said.Scopes, Actors: said.Actors,
 		Method: policy.MethodAgent, Assurance: assuranceSigned, CredentialID: said.CredentialID, TokenBudget: budget,
-		Issuer: seal.Issuer, IssuedAt: life.Issued, ExpiresAt: life.Expires,
+		Issuer: seal.Issuer, IssuedAt: life.Issued, ExpiresAt: life.Expires, BoundTo: certificate,
+		ACR: said.ACR, AMR: said.AMR, AuthTime: life.Authenticated,
 	}
 	if certificate != "" {
 		p.Assurance = assuranceBound
@@ -302,6 +308,28 @@ func budgetOf(v jose.Value) (int64, error) {
 		return 0, invalid("token_budget is no whole number from 1 to %d", MaxTokenBudget)
 	}
 	return n, nil
+}
+
+// origins reads what a token of Postern's came from.
+func origins(p *policy.Principal, claims jose.Value) error {
+	p.BudgetID, _ = claims.Get("root").Text()
+	for e := range claims.Get("via").Elements() {
+		id, ok := e.Text()
+		if !ok {
+			return invalid("via is no list of ids")
+		}
+		p.Via = append(p.Via, id)
+	}
+	for e := range claims.Get("budgets").Elements() {
+		id, _ := e.Get("jti").Text()
+		limit, err := budgetOf(e.Get("token_budget"))
+		ends, ok := e.Get("exp").NumericDate()
+		if err != nil || !ok || id == "" || limit == 0 {
+			return invalid("budgets is no list of budgets")
+		}
+		p.Budgets = append(p.Budgets, policy.SharedBudget{ID: id, Limit: limit, ExpiresAt: ends})
+	}
+	return nil
 }
 
 // agentsAct says of actors what they are. Of others than agents nobody could say whether

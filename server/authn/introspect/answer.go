@@ -162,5 +162,6 @@ func (r *reader) proof(answer jose.Value, life jose.Lifetime) (*authn.Proof, err
 		Confirm:     authn.Confirmation{Certificate: certificate, Key: key},
 		State:       policy.StateStore,
 		Subject:     subject,
+		Audiences:   r.rules.Named(answer.Get("aud")),
 	}, nil
 }

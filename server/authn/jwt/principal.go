@@ -38,5 +38,6 @@ func (i *issuer) proof(claims jose.Value, key *jose.Key, life jose.Lifetime) (*a
 		Confirm:     authn.Confirmation{Certificate: certificate, Key: confirmed},
 		State:       policy.StateNone,
 		Subject:     subject,
+		Audiences:   i.rules.Named(claims.Get("aud")),
 	}, nil
 }

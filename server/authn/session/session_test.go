@@ -249,7 +249,8 @@ func TestDigestIsOfNoUse(t *testing.T) {
 	}
 }
 
-// S-10: an unknown session costs what a wrong secret costs. Counted, not timed. Not
+// S-10 and TIMING-05: an unknown session costs what a wrong secret costs, a tampered one
+// and one that has expired. Counted, not timed. Not
 // parallel: it counts every digest of the process.
 func TestUnknownCostsTheSame(t *testing.T) {
 	w := newWorld(t)
@@ -257,7 +258,8 @@ func TestUnknownCostsTheSame(t *testing.T) {
 	good := m.Secret.Reveal()
 	wrong := other(good, "0", "1", len(good)-20)
 	wrong = string(seal.AppendChecksum([]byte(wrong[:len(wrong)-seal.ChecksumLen]), wrong[:len(wrong)-seal.ChecksumLen]))
-	for name, text := range map[string]string{"good": good, "wrong": wrong, "unknown": planted(good)} {
+	tampered := other(good, "0", "1", len(good)-30) // its checksum does not fit any more
+	for name, text := range map[string]string{"good": good, "wrong": wrong, "unknown": planted(good), "tampered": tampered} {
 		n := 0
 		stop := seal.Observe(func() { n++ })
 		_, err := w.ask(text)
@@ -268,6 +270,14 @@ func TestUnknownCostsTheSame(t *testing.T) {
 	}
 	if n := r.opened.Load(); n != 1 {
 		t.Errorf("a record was opened %d times, once with the right secret", n)
+	}
+	r.end = time.Time{}.Add(1) // long ago
+	n := 0
+	stop := seal.Observe(func() { n++ })
+	_, err := w.ask(good)
+	stop()
+	if n != 1 || err == nil {
+		t.Errorf("expired: %d digests, %v", n, err)
 	}
 }
 

@@ -1,6 +1,6 @@
-// Package connect offers gRPC services to plain HTTP clients, curl among them, by the
-// unary part of Connect's protocol: a POST of a message as JSON or protobuf to the path
-// of the method.
+// Package connect offers gRPC services to plain HTTP clients, curl and browsers among
+// them, by Connect's protocol: a POST of a message as JSON or protobuf to the path of the
+// method.
 //
 //	curl -H 'Content-Type: application/json' \
 //	  -d '{"target":{"http":{"method":"GET","path":"/orders"}}}' \
@@ -13,7 +13,13 @@
 //	POST, 200        the answer, in the form of the question
 //	any other        {"code": …, "message": …, "details": …}, with the code of gRPC
 //
-// Streams, compression and Connect's GET are not offered.
+// Methods that answer with a stream are served WithStreams (stream.go): the messages come
+// in envelopes, and the last envelope says how it ended.
+//
+// JSON is read strictly: an unknown field, a name that stands twice, what comes after the
+// message, and what is nested too deeply are INVALID_ARGUMENT. Streams of questions,
+// compression and Connect's GET are not offered, and nothing is said to browsers of other
+// origins (CORS).
 package connect
 
 import (
@@ -46,30 +52,61 @@ const Name = "connect"
 // of them before the first request.
 type Mux struct {
 	interceptor grpc.UnaryServerInterceptor
+	streams     grpc.StreamServerInterceptor // nil: they are not served
 	maxMessage  int64
 	log         *slog.Logger
 	methods     map[string]method
+	unary       forms // in which unary methods are asked
+	streamed    forms
 }
 
+// method is one of the two.
 type method struct {
 	service any
-	desc    grpc.MethodDesc
+	unary   *grpc.MethodDesc
+	stream  *grpc.StreamDesc
 }
 
 // New returns a Mux without services. Each call goes through the interceptor; nil for
 // none. A message may have maxMessage bytes. A panic is reported to log; nil means the
 // default logger.
-func New(interceptor grpc.UnaryServerInterceptor, maxMessage int64, log *slog.Logger) *Mux {
+func New(interceptor grpc.UnaryServerInterceptor, maxMessage int64, log *slog.Logger, options ...Option) *Mux {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &Mux{interceptor: interceptor, maxMessage: maxMessage, log: log, methods: map[string]method{}}
+	m := &Mux{
+		interceptor: interceptor, maxMessage: maxMessage, log: log, methods: map[string]method{},
+		unary: forms{asJSON, asProto}, streamed: forms{asJSON.enveloped(), asProto.enveloped()},
+	}
+	for _, option := range options {
+		option(m)
+	}
+	return m
+}
+
+// Option changes what a Mux serves.
+type Option func(*Mux)
+
+// JSONOnly refuses protobuf. A page can send neither without being asked first whether it
+// may (the fetch standard, CORS-safelisted request-header), and one form is less to look
+// after.
+func JSONOnly() Option { return func(m *Mux) { m.unary, m.streamed = m.unary[:1], m.streamed[:1] } }
+
+// WithStreams serves the methods that answer one question with a stream. Each call goes
+// through the interceptor.
+func WithStreams(interceptor grpc.StreamServerInterceptor) Option {
+	return func(m *Mux) { m.streams = interceptor }
 }
 
 // RegisterService implements grpc.ServiceRegistrar.
 func (m *Mux) RegisterService(desc *grpc.ServiceDesc, service any) {
-	for _, d := range desc.Methods {
-		m.methods["/"+desc.ServiceName+"/"+d.MethodName] = method{service, d}
+	for i := range desc.Methods {
+		m.methods["/"+desc.ServiceName+"/"+desc.Methods[i].MethodName] = method{service: service, unary: &desc.Methods[i]}
+	}
+	for i := range desc.Streams {
+		if s := &desc.Streams[i]; m.streams != nil && s.ServerStreams && !s.ClientStreams {
+			m.methods["/"+desc.ServiceName+"/"+s.StreamName] = method{service: service, stream: s}
+		}
 	}
 }
 
@@ -96,12 +133,16 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusForbidden, status.New(codes.PermissionDenied, "this caller is not in the configuration's list of callers"))
 		return
 	}
-	form, refused := m.accepts(r)
+	form, refused := called.forms(m).accept(r)
 	if refused != nil {
 		for name, value := range refused.headers {
 			w.Header().Set(name, value)
 		}
 		fail(w, refused.status, status.New(refused.code, refused.message))
+		return
+	}
+	if called.stream != nil {
+		m.answer(w, r, called, form)
 		return
 	}
 	answer, err := m.call(w, r, called, form)
@@ -128,36 +169,56 @@ func (m *Mux) call(w http.ResponseWriter, r *http.Request, called method, form *
 			answer, err = nil, status.Error(codes.Internal, "internal error")
 		}
 	}()
-	ctx := r.Context()
-	if text := r.Header.Get("Connect-Timeout-Ms"); text != "" {
-		ms, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || ms < 0 || ms > math.MaxInt32 {
-			return nil, status.Error(codes.InvalidArgument, "connect-timeout-ms is no number of milliseconds")
-		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
-		defer cancel()
+	ctx, cancel, err := deadline(r)
+	if err != nil {
+		return nil, err
 	}
+	defer cancel()
 	receive := func(into any) error {
-		text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, m.maxMessage))
-		var tooLarge *http.MaxBytesError
-		switch {
-		case errors.As(err, &tooLarge):
-			return status.Error(codes.ResourceExhausted, "the message is too large")
-		case err != nil:
-			return status.Error(codes.Canceled, "the message did not arrive")
+		text, err := m.read(w, r, m.maxMessage)
+		if err != nil {
+			return err
 		}
-		if err := form.unmarshal(text, into.(proto.Message)); err != nil {
-			return status.Error(codes.InvalidArgument, "the message cannot be read as "+form.contentType) // the error may quote a credential
-		}
-		return nil
+		return form.read(text, into)
 	}
-	reply, err := called.desc.Handler(called.service, ctx, receive, m.interceptor)
+	reply, err := called.unary.Handler(called.service, ctx, receive, m.interceptor)
 	if err != nil {
 		return nil, err
 	}
 	return reply.(proto.Message), nil
 }
+
+// deadline is the context of a call that may say how long it waits.
+func deadline(r *http.Request) (context.Context, context.CancelFunc, error) {
+	text := r.Header.Get("Connect-Timeout-Ms")
+	if text == "" {
+		return r.Context(), func() {}, nil
+	}
+	ms, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || ms < 0 || ms > math.MaxInt32 {
+		return nil, nil, status.Error(codes.InvalidArgument, "connect-timeout-ms is no number of milliseconds")
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(ms)*time.Millisecond)
+	return ctx, cancel, nil
+}
+
+// read reads the body of a request.
+func (m *Mux) read(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if r.ContentLength > limit {
+		return nil, errTooLarge
+	}
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, errTooLarge
+	case err != nil:
+		return nil, status.Error(codes.Canceled, "the message did not arrive")
+	}
+	return text, nil
+}
+
+var errTooLarge = status.Error(codes.ResourceExhausted, "the message is too large")
 
 // form is how a message is written.
 type form struct {
@@ -167,9 +228,51 @@ type form struct {
 }
 
 var (
-	asJSON  = &form{"application/json", protojson.MarshalOptions{}.Marshal, protojson.Unmarshal}
+	asJSON  = &form{"application/json", protojson.MarshalOptions{}.Marshal, readJSON}
 	asProto = &form{"application/proto", proto.Marshal, proto.Unmarshal}
 )
+
+// enveloped is the form of the messages of a stream.
+func (f *form) enveloped() *form {
+	other := *f
+	other.contentType = strings.Replace(f.contentType, "/", "/connect+", 1)
+	return &other
+}
+
+// read reads one message.
+func (f *form) read(text []byte, into any) error {
+	if err := f.unmarshal(text, into.(proto.Message)); err != nil {
+		return status.Error(codes.InvalidArgument, "the message cannot be read as "+f.contentType) // the error may quote a credential
+	}
+	return nil
+}
+
+// maxDepth is how deep JSON may be nested. protojson goes down by recursion, up to 10,000.
+const maxDepth = 100
+
+var errDepth = errors.New("nested too deeply")
+
+// readJSON is protojson.Unmarshal, which refuses unknown fields, names that stand twice
+// and what follows the message, but for what is nested too deeply.
+func readJSON(text []byte, into proto.Message) error {
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if depth++; depth > maxDepth {
+				return errDepth
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return protojson.Unmarshal(text, into)
+}
 
 // refusal says why a request is no call.
 type refusal struct {
@@ -179,26 +282,49 @@ type refusal struct {
 	headers map[string]string
 }
 
-// accepts returns the form of a request that is a unary call.
-func (m *Mux) accepts(r *http.Request) (*form, *refusal) {
-	const posts = "application/json, application/proto"
+// forms are those that a method can be asked in.
+type forms []*form
+
+func (c *method) forms(m *Mux) forms {
+	if c.stream != nil {
+		return m.streamed
+	}
+	return m.unary
+}
+
+// String lists the content types.
+func (all forms) String() string {
+	var b strings.Builder
+	for i, f := range all {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(f.contentType)
+	}
+	return b.String()
+}
+
+// accept returns the form of a request that is a call.
+func (all forms) accept(r *http.Request) (*form, *refusal) {
 	if r.Method != http.MethodPost {
 		return nil, &refusal{http.StatusMethodNotAllowed, codes.Unimplemented, "only POST", map[string]string{"Allow": "POST"}}
 	}
 	if v := r.Header.Get("Connect-Protocol-Version"); v != "" && v != "1" {
 		return nil, &refusal{http.StatusBadRequest, codes.InvalidArgument, "connect-protocol-version is not 1", nil}
 	}
-	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
-		return nil, &refusal{http.StatusNotImplemented, codes.Unimplemented, "messages are not compressed", map[string]string{"Accept-Encoding": "identity"}}
+	for _, name := range []string{"Content-Encoding", "Connect-Content-Encoding"} {
+		if e := r.Header.Get(name); e != "" && e != "identity" {
+			return nil, &refusal{http.StatusNotImplemented, codes.Unimplemented, "messages are not compressed", map[string]string{"Accept-Encoding": "identity"}}
+		}
 	}
 	kind, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := strings.ToLower(parameters["charset"])
-	for _, f := range []*form{asJSON, asProto} {
+	for _, f := range all {
 		if err == nil && kind == f.contentType && (charset == "" || charset == "utf-8") {
 			return f, nil
 		}
 	}
-	return nil, &refusal{http.StatusUnsupportedMediaType, codes.Unimplemented, "the message is " + posts, map[string]string{"Accept-Post": posts}}
+	return nil, &refusal{http.StatusUnsupportedMediaType, codes.Unimplemented, "the message is " + all.String(), map[string]string{"Accept-Post": all.String()}}
 }
 
 // statuses are those of Connect's protocol for the codes; 500 is for all others.
@@ -221,17 +347,24 @@ type detail struct {
 	Value string `json:"value"`
 }
 
-// fail writes an error as Connect's protocol wants it.
-func fail(w http.ResponseWriter, httpStatus int, st *status.Status) {
-	answer := struct {
-		Code    string   `json:"code"`
-		Message string   `json:"message,omitempty"`
-		Details []detail `json:"details,omitempty"`
-	}{Code: word(st.Code()), Message: st.Message()}
+// failure is an error as Connect's protocol writes it.
+type failure struct {
+	Code    string   `json:"code"`
+	Message string   `json:"message,omitempty"`
+	Details []detail `json:"details,omitempty"`
+}
+
+func failureOf(st *status.Status) *failure {
+	f := &failure{Code: word(st.Code()), Message: st.Message()}
 	for _, d := range st.Proto().GetDetails() {
-		answer.Details = append(answer.Details, detail{strings.TrimPrefix(d.GetTypeUrl(), "type.googleapis.com/"), base64.RawStdEncoding.EncodeToString(d.GetValue())})
+		f.Details = append(f.Details, detail{strings.TrimPrefix(d.GetTypeUrl(), "type.googleapis.com/"), base64.RawStdEncoding.EncodeToString(d.GetValue())})
 	}
-	body, err := json.Marshal(answer)
+	return f
+}
+
+// fail writes the answer that is an error.
+func fail(w http.ResponseWriter, httpStatus int, st *status.Status) {
+	body, err := json.Marshal(failureOf(st))
 	if err != nil {
 		body = []byte(`{"code":"internal"}`) // strings always marshal
 	}

@@ -117,6 +117,9 @@ func (d *Door) serve(_ any, ctx context.Context, receive func(any) error, interc
 			reply, err = d.panicked(ctx, thrown), nil
 		}
 	}()
+	if reason, refused := door.Refusal(ctx); refused {
+		return d.refuse(reason), nil // what it asks need not even arrive
+	}
 	q := newRequest()
 	if err := receive(q); err != nil {
 		return nil, err
@@ -137,13 +140,6 @@ func (d *Door) check(ctx context.Context, q *request) (p *response) {
 		}
 	}()
 	a := &q.attributes
-	if door.IsUnlisted(ctx) {
-		var dec policy.Decision
-		door.Deny(&dec, policy.ReasonCallerUnlisted)
-		p = newResponse()
-		d.answer(p, &dec, a)
-		return p
-	}
 	a.Door, a.Caller, a.Connection = Name, door.Caller(ctx), door.Connection(ctx)
 	dec := d.checker.Check(ctx, a)
 	if q.err != nil && dec.Allowed {
@@ -152,6 +148,15 @@ func (d *Door) check(ctx context.Context, q *request) (p *response) {
 	door.Settle(&dec)
 	p = newResponse()
 	d.answer(p, &dec, a)
+	return p
+}
+
+// refuse is the deny for a question that was not read.
+func (d *Door) refuse(reason policy.Reason) *response {
+	var dec policy.Decision
+	door.Deny(&dec, reason)
+	p := newResponse()
+	d.answer(p, &dec, &policy.Attributes{})
 	return p
 }
 

@@ -9,7 +9,7 @@
 // and says in further ones what the client asked for. These belong to the gateway:
 // exactly one of each must be there, so that one which a client slipped in beside the
 // gateway's, or in its place where the gateway forgot it, is never taken for it. Who may
-// ask at all is the server's to say (door.IsUnlisted).
+// ask at all is the server's to say (door.Refusal).
 //
 // # An allow
 //
@@ -115,8 +115,8 @@ func (d *Door) ask(r *http.Request, speaks dialect, a *policy.Attributes) (dec p
 			dec = door.Fault()
 		}
 	}()
-	if door.IsUnlisted(r.Context()) {
-		door.Deny(&dec, policy.ReasonCallerUnlisted)
+	if reason, refused := door.Refusal(r.Context()); refused {
+		door.Deny(&dec, reason)
 		return dec
 	}
 	told := speaks.read(r.Header, a)

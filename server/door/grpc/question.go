@@ -28,7 +28,7 @@ func (r *reader) violation(field, description string) {
 
 // attributes reads one question; prefix is where in the message it stands.
 func (r *reader) attributes(c *posternv1.Credential, t *posternv1.Target, context *structpb.Struct, prefix string) *policy.Attributes {
-	a := &policy.Attributes{Presented: presented(c), Tenant: t.GetTenant(), Context: object(context), Size: -1}
+	a := &policy.Attributes{Presented: presented(c), Tenant: t.GetTenant(), Context: r.object(context, prefix+"context"), Size: -1}
 	prefix += "target"
 	switch kind := t.GetKind().(type) {
 	case *posternv1.Target_Http:
@@ -81,7 +81,7 @@ func (r *reader) grpc(a *policy.Attributes, t *posternv1.GrpcTarget, at string) 
 func (r *reader) action(a *policy.Attributes, t *posternv1.ActionTarget, at string) {
 	a.Action = &policy.Action{
 		Name: t.GetAction(), ResourceType: t.GetResourceType(), ResourceID: t.GetResourceId(),
-		Properties: object(t.GetProperties()),
+		Properties: r.object(t.GetProperties(), at+"properties"),
 	}
 	r.require(a.Action.Name, at+"action")
 }
@@ -152,9 +152,48 @@ func headers(fields []*posternv1.HeaderField) policy.Headers {
 	return all
 }
 
-func object(s *structpb.Struct) map[string]any {
+// maxDepth is how deep facts may be nested: whoever reads them, a policy, goes down with
+// them. The messages themselves may be nested 10,000 deep.
+const maxDepth = 32
+
+// object reads facts for the policy.
+func (r *reader) object(s *structpb.Struct, field string) map[string]any {
 	if s == nil {
 		return nil
 	}
+	if tooDeep(s, maxDepth) {
+		r.violation(field, fmt.Sprintf("is nested more than %d deep", maxDepth))
+		return nil
+	}
 	return s.AsMap()
+}
+
+// tooDeep reports whether there are more than so many objects and lists in each other.
+func tooDeep(s *structpb.Struct, left int) bool {
+	if left == 0 {
+		return true
+	}
+	for _, v := range s.GetFields() {
+		if isTooDeep(v, left-1) {
+			return true
+		}
+	}
+	return false
+}
+
+func isTooDeep(v *structpb.Value, left int) bool {
+	switch kind := v.GetKind().(type) {
+	case *structpb.Value_StructValue:
+		return tooDeep(kind.StructValue, left)
+	case *structpb.Value_ListValue:
+		if left == 0 {
+			return true
+		}
+		for _, item := range kind.ListValue.GetValues() {
+			if isTooDeep(item, left-1) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -18,25 +18,27 @@ import (
 // Settler replaces what was reserved by what was used (server/budget.Budgets). A nil
 // *budget.Budgets must not be given.
 type Settler interface {
-	Settle(ctx context.Context, receipt string, use map[string]int64) (budget.Settlement, error)
+	Settle(ctx context.Context, receipt string, use map[string]int64, believed bool) (budget.Settlement, error)
 }
 
 // Usage serves postern.v1.UsageService. It is immutable and safe for concurrent use.
 type Usage struct {
 	posternv1.UnimplementedUsageServiceServer
 
-	settler func() Settler
-	log     *slog.Logger
+	settler  func() Settler
+	believes func(caller string) bool
+	log      *slog.Logger
 }
 
 // NewUsage returns the door to what settler returns, which is asked at every call and is
-// nil where there are no budgets. What a budget cannot be reached for is reported to log;
-// nil means the default logger.
-func NewUsage(settler func() Settler, log *slog.Logger) *Usage {
+// nil where there are no budgets. Believes says whether a caller is believed to say what
+// requests cost; others cannot give back what was reserved. What a budget cannot be reached
+// for is reported to log; nil means the default logger.
+func NewUsage(settler func() Settler, believes func(caller string) bool, log *slog.Logger) *Usage {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &Usage{settler: settler, log: log}
+	return &Usage{settler: settler, believes: believes, log: log}
 }
 
 // Register offers the service on a gRPC server.
@@ -60,7 +62,7 @@ func (u *Usage) Settle(ctx context.Context, q *posternv1.SettleRequest) (*poster
 	if s == nil {
 		return nil, settleError(codes.FailedPrecondition, "NOT_CONFIGURED", "there are no budgets to settle with")
 	}
-	done, err := s.Settle(ctx, q.GetReservation(), use)
+	done, err := s.Settle(ctx, q.GetReservation(), use, u.believes(door.Caller(ctx)))
 	if err != nil {
 		return nil, u.wireError(ctx, err)
 	}
@@ -77,6 +79,8 @@ func (u *Usage) wireError(ctx context.Context, err error) error {
 		return settleError(codes.FailedPrecondition, "RESERVATION_EXPIRED", "the reservation has expired, and was settled as its budget says")
 	case errors.Is(err, budget.ErrSettled):
 		return settleError(codes.FailedPrecondition, "RESERVATION_SETTLED", "the reservation was settled before, with another use")
+	case errors.Is(err, budget.ErrBelief):
+		return settleError(codes.PermissionDenied, "CALLER_NOT_TRUSTED", "this caller is not believed to say that less was used than reserved: add trust: [cost] to it under callers")
 	case errors.Is(err, budget.ErrUse):
 		return settleError(codes.InvalidArgument, "REQUEST_MALFORMED", "the use is not valid")
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -16,23 +16,25 @@ import (
 	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/budget"
+	"github.com/postern-auth/postern/server/door"
 	grpcdoor "github.com/postern-auth/postern/server/door/grpc"
 )
 
 // till is a Settler that a test plays.
 type till struct {
-	err     error
-	receipt string
-	use     map[string]int64
+	err      error
+	receipt  string
+	use      map[string]int64
+	believed bool
 }
 
-func (t *till) Settle(_ context.Context, receipt string, use map[string]int64) (budget.Settlement, error) {
-	t.receipt, t.use = receipt, use
+func (t *till) Settle(_ context.Context, receipt string, use map[string]int64, believed bool) (budget.Settlement, error) {
+	t.receipt, t.use, t.believed = receipt, use, believed
 	return budget.Settlement{Repeated: true, Budgets: []policy.BudgetState{{Name: "llm/day", Unit: "tokens", Limit: 10, Remaining: 3}}}, t.err
 }
 
 func usage(t *till) *grpcdoor.Usage {
-	return grpcdoor.NewUsage(func() grpcdoor.Settler { return t }, slog.New(slog.DiscardHandler))
+	return grpcdoor.NewUsage(func() grpcdoor.Settler { return t }, func(caller string) bool { return caller == "gateway" }, slog.New(slog.DiscardHandler))
 }
 
 func TestSettle(t *testing.T) {
@@ -42,8 +44,13 @@ func TestSettle(t *testing.T) {
 	if err != nil || !res.GetRepeated() || res.GetBudgets()[0].GetRemaining() != 3 || res.GetBudgets()[0].GetBudget() != "llm/day" {
 		t.Errorf("%v %v", res, err)
 	}
-	if played.receipt != "r-1" || played.use["input_tokens"] != 5 {
+	if played.receipt != "r-1" || played.use["input_tokens"] != 5 || played.believed {
 		t.Errorf("%+v", played)
+	}
+	for caller, believed := range map[string]bool{"gateway": true, "service": false} {
+		if _, err := usage(played).Settle(door.WithCaller(t.Context(), caller), &posternv1.SettleRequest{Reservation: "r-1"}); err != nil || played.believed != believed {
+			t.Errorf("%s: %+v %v", caller, played, err)
+		}
 	}
 }
 
@@ -61,6 +68,7 @@ func TestSettleErrors(t *testing.T) {
 		{"unknown", fits, fmt.Errorf("a-receipt: %w", budget.ErrReceipt), codes.NotFound, "RESERVATION_UNKNOWN"},
 		{"expired", fits, budget.ErrExpired, codes.FailedPrecondition, "RESERVATION_EXPIRED"},
 		{"settled", fits, budget.ErrSettled, codes.FailedPrecondition, "RESERVATION_SETTLED"},
+		{"belief", fits, budget.ErrBelief, codes.PermissionDenied, "CALLER_NOT_TRUSTED"},
 		{"use", fits, budget.ErrUse, codes.InvalidArgument, "REQUEST_MALFORMED"},
 		{"store", fits, errors.New("a-receipt: the password of the database"), codes.Unavailable, "UNAVAILABLE"},
 		{"deadline", fits, context.DeadlineExceeded, codes.Unavailable, "UNAVAILABLE"},
@@ -77,7 +85,7 @@ func TestSettleErrors(t *testing.T) {
 			t.Errorf("%s: %v %v", tc.name, s, s.Details())
 		}
 	}
-	none := grpcdoor.NewUsage(func() grpcdoor.Settler { return nil }, nil)
+	none := grpcdoor.NewUsage(func() grpcdoor.Settler { return nil }, func(string) bool { return true }, nil)
 	if _, err := none.Settle(t.Context(), fits); status.Code(err) != codes.FailedPrecondition {
 		t.Error(err)
 	}

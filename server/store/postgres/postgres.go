@@ -178,7 +178,7 @@ func fault(err error) error {
 	case "25006": // read_only_sql_transaction
 		return fmt.Errorf("%w: the server is a standby or set to read only: %w", store.ErrReadOnly, err)
 	case "53100": // disk_full
-		return fmt.Errorf("%w: the server's disk is full: %w", store.ErrReadOnly, err)
+		return fmt.Errorf("%w: %w", store.ErrFull, err)
 	case "42501": // insufficient_privilege
 		return fmt.Errorf("%w: the role lacks a right; run postern store migrate as one that may change the schema, and grant the other SELECT, INSERT, UPDATE and DELETE: %w", store.ErrReadOnly, err)
 	case "XX001", "XX002": // data_corrupted, index_corrupted

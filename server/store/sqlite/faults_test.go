@@ -65,7 +65,7 @@ func TestFull(t *testing.T) {
 			written++
 		}
 	}
-	if !errors.Is(err, store.ErrReadOnly) || written == 0 {
+	if !errors.Is(err, store.ErrFull) || !errors.Is(err, store.ErrReadOnly) || written == 0 {
 		t.Fatalf("after %d records: %v", written, err)
 	}
 	report, err := s.Check(t.Context())
@@ -75,6 +75,42 @@ func TestFull(t *testing.T) {
 	limit(1000)
 	if err := put(t, s, "more", 1); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// CRASH-04: after an error that leaves open what is on the disk nothing more is written,
+// although it could be; what there was is still read.
+func TestFailed(t *testing.T) {
+	t.Parallel()
+	broken := false
+	s, write := faulty(t, func(d *table.Dialect) {
+		d.Fatal = func(error) bool { return broken }
+	})
+	if _, err := write.Exec("CREATE TRIGGER fails BEFORE INSERT ON records WHEN NEW.id = 'bad' BEGIN SELECT RAISE(ABORT, 'EIO'); END"); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(t, s, "bad", 1); err == nil || s.Failed() != nil {
+		t.Fatalf("an error like others: %v, %v", err, s.Failed())
+	}
+	if err := put(t, s, "before", 1); err != nil {
+		t.Fatal(err)
+	}
+	broken = true
+	if err := put(t, s, "bad", 1); err == nil {
+		t.Fatal("written")
+	}
+	broken = false
+	for range 2 {
+		if err := put(t, s, "after", 1); !errors.Is(err, store.ErrReadOnly) || !strings.Contains(err.Error(), "restart Postern") {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Failed(); !errors.Is(err, store.ErrReadOnly) {
+		t.Fatal(err)
+	}
+	report, err := s.Check(t.Context())
+	if err != nil || len(report.Faults) > 0 || report.Head != 1 {
+		t.Fatalf("%+v, %v", report, err)
 	}
 }
 

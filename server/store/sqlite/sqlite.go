@@ -4,7 +4,11 @@
 // acknowledged, and readers do not wait for the writer. One connection writes, a
 // few read. Whatever holds the store, its WAL included, is for its owner only
 // (0600). A new store is made under another name and then linked to its own, so a
-// file of that name is a whole store or damaged, and never just begun.
+// file of that name is a whole store or damaged, and never just begun. Where one has
+// been and is gone, none is begun.
+//
+// One server serves from a store (Options.Alone). Commands may read it and write to it
+// meanwhile: SQLite's own locks see to that.
 package sqlite
 
 import (
@@ -43,7 +47,17 @@ type Options = table.Options
 // Store is a table.Store in a file.
 type Store struct {
 	*table.Store
-	path string
+	path  string
+	claim *os.File // nil: it was not opened for this process alone
+}
+
+// Close implements store.Store.
+func (s *Store) Close() error {
+	err := s.Store.Close()
+	if s.claim != nil {
+		_ = s.claim.Close() // for whoever comes next; nothing was written
+	}
+	return err
 }
 
 // Open opens the store in a file, or makes a new one if there is no such file.
@@ -54,15 +68,30 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	}
 	err = examine(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if o.MustExist {
-			return nil, fmt.Errorf("there is no store %s", path)
+		if err = lost(path); err == nil && o.MustExist {
+			err = fmt.Errorf("there is no store %s", path)
 		}
-		err = create(ctx, path, o)
+		if err == nil {
+			err = create(ctx, path, o)
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	return open(ctx, path, o)
+	if !o.Alone {
+		return open(ctx, path, o)
+	}
+	held, err := claim(path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := open(ctx, path, o)
+	if err != nil {
+		_ = held.Close() // nothing was written
+		return nil, err
+	}
+	s.claim = held
+	return s, nil
 }
 
 // examine looks at a file before SQLite does, which would take an empty one for a
@@ -85,12 +114,34 @@ func examine(path string) error {
 		return fmt.Errorf("%w: %s ends after %d bytes: restore a backup, or move the file away to begin an empty store", store.ErrCorrupt, path, n)
 	}
 	if !bytes.HasPrefix(header, []byte("SQLite format 3\x00")) {
-		return fmt.Errorf("%s is no SQLite database: give the path of a Postern store, or one where there is no file yet", path)
+		err := fmt.Errorf("%s is no SQLite database: if it was the store, restore a backup (postern store restore); if not, give the path of a Postern store, or one where there is no file yet", path)
+		if bytes.Count(header, []byte{0}) == len(header) { // what file systems leave of a block that was lost
+			err = fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+		}
+		return err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		if err := f.Chmod(fileMode); err != nil {
 			return fmt.Errorf("%s can be read by others than its owner, and that cannot be changed: %w", path, err)
 		}
+	}
+	return nil
+}
+
+// Examine has SQLite look at the shape of every page, without comparing tables and
+// indexes as Check does: 0.4 s for 100,000 keys. What is wrong is an ErrCorrupt.
+func (s *Store) Examine(ctx context.Context) error {
+	db, err := pool(s.path, false) // one of its own: it would keep readers waiting
+	if err != nil {
+		return err
+	}
+	defer db.Close() //nolint:errcheck // it only read
+	var finding string
+	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&finding); err != nil {
+		return fault(s.path, err)
+	}
+	if finding != "ok" {
+		return fmt.Errorf("%w: %s: restore a backup (postern store restore): %s", store.ErrCorrupt, s.path, finding)
 	}
 	return nil
 }
@@ -204,11 +255,15 @@ func open(ctx context.Context, path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, read.Close(), write.Close())
 	}
-	s, err := table.New(ctx, dialect(path), write, read, write, o)
+	d := dialect(path)
+	if d.Gone, err = gone(path); err != nil {
+		return nil, errors.Join(err, read.Close(), write.Close())
+	}
+	s, err := table.New(ctx, d, write, read, write, o)
 	if err != nil {
 		return nil, err
 	}
-	return &Store{s, path}, nil
+	return &Store{Store: s, path: path}, nil
 }
 
 // pool returns the connection that writes, or those that read.
@@ -241,6 +296,7 @@ func dialect(path string) table.Dialect {
 			code := primary(err)
 			return code == lib.SQLITE_FULL || code == lib.SQLITE_BUSY
 		},
+		Fatal: unsynced,
 		Describe: func(ctx context.Context, tx *sql.Tx, report *store.Report) error {
 			return describe(ctx, tx, path, report)
 		},
@@ -283,13 +339,20 @@ func primary(err error) int {
 	return -1
 }
 
+// unsynced says of an error that fsync had failed. What the kernel could not write then
+// it may have given up, and says so only once: the next fsync would succeed.
+func unsynced(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && (e.Code() == lib.SQLITE_IOERR_FSYNC || e.Code() == lib.SQLITE_IOERR_DIR_FSYNC)
+}
+
 // fault says in the words of package store what is wrong with a file.
 func fault(path string, err error) error {
 	switch primary(err) {
 	case lib.SQLITE_CORRUPT, lib.SQLITE_NOTADB, lib.SQLITE_FORMAT:
-		return fmt.Errorf("%w: %s: restore a backup: %w", store.ErrCorrupt, path, err)
+		return fmt.Errorf("%w: %s: restore a backup (postern store restore): %w", store.ErrCorrupt, path, err)
 	case lib.SQLITE_FULL:
-		return fmt.Errorf("%w: %s: the disk is full: %w", store.ErrReadOnly, path, err)
+		return fmt.Errorf("%w: %s: %w", store.ErrFull, path, err)
 	case lib.SQLITE_READONLY, lib.SQLITE_CANTOPEN, lib.SQLITE_PERM:
 		return fmt.Errorf("%w: %s: the file and its directory must belong to the user that runs Postern: %w", store.ErrReadOnly, path, err)
 	case lib.SQLITE_IOERR:

@@ -287,6 +287,72 @@ func TestTwoProcesses(t *testing.T) {
 	}
 }
 
+// CRASH-06: a store that a server has for itself is refused to others, and not to commands
+// that use it for a moment; when the server has ended it is free.
+func TestAlone(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	first := open(t, path, sqlite.Options{Alone: true})
+	if _, err := sqlite.Open(t.Context(), path, sqlite.Options{Alone: true}); err == nil || !strings.Contains(err.Error(), "in use by another Postern") {
+		t.Fatal(err)
+	}
+	must(t, put(open(t, path, sqlite.Options{}), "by a command"))
+	must(t, put(first, "by the server"))
+	must(t, first.Close())
+	must(t, put(open(t, path, sqlite.Options{Alone: true}), "by the next"))
+}
+
+// CRASH-05: where a store was lost none is begun, and what would be lost with a file that
+// is gone is not written.
+func TestGone(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	s := open(t, path, sqlite.Options{Alone: true})
+	must(t, put(s, "x"))
+	must(t, os.Rename(path, path+".away"))
+	if err := put(s, "y"); !errors.Is(err, store.ErrReadOnly) || !strings.Contains(err.Error(), "was removed") {
+		t.Fatal(err)
+	}
+	made(t, path+".other", 1)
+	must(t, os.Rename(path+".other", path))
+	if err := put(s, "y"); !errors.Is(err, store.ErrReadOnly) || !strings.Contains(err.Error(), "was replaced") {
+		t.Fatal(err)
+	}
+	must(t, os.Remove(path))
+	must(t, s.Close())
+	for _, o := range []sqlite.Options{{}, {Alone: true}, {MustExist: true}} {
+		if _, err := sqlite.Open(t.Context(), path, o); !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "is gone") || !strings.Contains(err.Error(), "restore a backup") {
+			t.Fatalf("%+v: %v", o, err)
+		}
+	}
+	must(t, os.Rename(path+".away", path))
+	must(t, put(open(t, path, sqlite.Options{MustExist: true}), "z"))
+}
+
+// Damage that nobody would read at first is seen all the same.
+func TestExamine(t *testing.T) {
+	t.Parallel()
+	path := made(t, filepath.Join(t.TempDir(), "s"), 50)
+	s := open(t, path, sqlite.Options{})
+	must(t, s.Examine(t.Context()))
+	must(t, s.Close())
+	whole, err := os.ReadFile(path)
+	must(t, err)
+	last := whole[len(whole)-4096:]
+	for i := range last {
+		last[i] ^= 0xa5
+	}
+	must(t, os.WriteFile(path, whole, 0o600))
+	s, err = sqlite.Open(t.Context(), path, sqlite.Options{})
+	if err == nil {
+		t.Cleanup(func() { s.Close() })
+		err = s.Examine(t.Context())
+	}
+	if !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "restore a backup") {
+		t.Fatal(err)
+	}
+}
+
 // Who waits for its turn to write can leave; who has had it must wait.
 func TestWaiting(t *testing.T) {
 	t.Parallel()

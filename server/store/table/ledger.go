@@ -67,6 +67,9 @@ type posting struct {
 }
 
 func (s *Store) post(ctx context.Context, about store.About, keys []string, create bool, fn func(*store.Sheet) error) error {
+	if err := s.writable(); err != nil {
+		return err
+	}
 	tx, err := s.ledger.BeginTx(ctx, nil)
 	if err != nil {
 		return s.fault(ctx, "begin", err)
@@ -381,6 +384,9 @@ func (s *Store) prune(ctx context.Context, query string, before int64) (int64, e
 		return 0, err
 	}
 	defer s.life.RUnlock()
+	if err := s.writable(); err != nil {
+		return 0, err
+	}
 	result, err := s.ledger.ExecContext(ctx, query, before, purgeSize)
 	if err != nil {
 		return 0, s.fault(ctx, "prune", err)

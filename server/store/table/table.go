@@ -14,7 +14,8 @@
 //	BEGIN, lock feed   SAVEPOINT fn RELEASE   SAVEPOINT fn RELEASE …   feed, COMMIT
 //
 // If a commit ends without an answer of the database, nobody knows whether it was
-// made; the error says so, and is never taken for success.
+// made; the error says so, and is never taken for success. After an error that leaves
+// open what is on the disk nothing is written any more (Failed).
 //
 // # Reading
 //
@@ -29,6 +30,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-auth/postern/server/store"
@@ -55,6 +57,12 @@ type Dialect struct {
 	// Again says of an error that the database has undone the transaction for another's
 	// sake, so that it can be tried again; nil for never.
 	Again func(error) bool
+	// Fatal says of an error that nothing may be written after it until the store is
+	// opened again; nil for never.
+	Fatal func(error) bool
+	// Gone says before each transaction that writes why it would be lost, if so: what
+	// was opened is no longer what the store's name means. Nil for never.
+	Gone func() error
 	// Describe adds to a report what the engine is, its size, and what the database
 	// itself finds wrong.
 	Describe func(ctx context.Context, tx *sql.Tx, report *store.Report) error
@@ -70,6 +78,10 @@ type Options struct {
 	// MustExist refuses to begin an empty store, which may only mean that the real one
 	// is somewhere else.
 	MustExist bool
+	// Alone refuses a store that another server uses, and keeps others from it until it
+	// is closed or the process ends. It means something only to those that have no
+	// server of their own which sees to that: to SQLite.
+	Alone bool
 }
 
 // Store implements store.Store.
@@ -80,6 +92,7 @@ type Store struct {
 	now         func() time.Time
 	jobs        chan *job
 	hints       store.Hints
+	failed      atomic.Pointer[error] // a fatal one; nil for none
 
 	life    sync.RWMutex // whatever uses the store holds it for reading
 	closed  bool
@@ -214,10 +227,32 @@ func (s *Store) AddUsage(ctx context.Context, add []store.Usage) error {
 	return err
 }
 
+// Failed says why nothing more is written until the store is opened again; nil if
+// nothing is wrong. What a disk has said it could not keep may be gone although it says
+// the next time that all is well, so nobody asks it a second time.
+func (s *Store) Failed() error {
+	if err := s.failed.Load(); err != nil {
+		return fmt.Errorf("%w: nothing more is written after an error of the disk; see to it, and restart Postern: %w", store.ErrReadOnly, *err)
+	}
+	return nil
+}
+
+// writable says why nothing may be written.
+func (s *Store) writable() error {
+	err := s.Failed()
+	if err == nil && s.dialect.Gone != nil {
+		err = s.dialect.Gone()
+	}
+	return err
+}
+
 // fault says what failed, and why in the words of package store where it has some.
 func (s *Store) fault(ctx context.Context, doing string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if s.dialect.Fatal != nil && s.dialect.Fatal(err) {
+		s.failed.CompareAndSwap(nil, &err)
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", doing, context.Cause(ctx))

@@ -122,6 +122,9 @@ type group struct {
 // begin locks the feed. A connection can have died since it was used, so there is a
 // second attempt on another one.
 func (s *Store) begin(ctx context.Context) (*group, error) {
+	if err := s.writable(); err != nil {
+		return nil, err
+	}
 	g, err := s.lock(ctx)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrCorrupt) {
 		g, err = s.lock(ctx)
@@ -201,7 +204,7 @@ func (g *group) commit() error {
 	}
 	err := g.tx.Commit()
 	if err != nil && !g.s.dialect.Undone(err) {
-		return fmt.Errorf("it is not known whether the change was made: %w", g.s.fault(g.ctx, "commit", err))
+		return fmt.Errorf("%w: %w", store.ErrUncertain, g.s.fault(g.ctx, "commit", err))
 	}
 	return g.s.fault(g.ctx, "commit", err)
 }

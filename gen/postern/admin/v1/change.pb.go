@@ -69,6 +69,10 @@ const (
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 18
 	// Too much is asked at once; nothing was changed. Try again.
 	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 19
+	// The disk of the store is full; nothing was changed. It goes on when there is room.
+	ErrorReason_ERROR_REASON_STORE_FULL ErrorReason = 20
+	// Too many wrong credentials came from the caller's address: try again in a second.
+	ErrorReason_ERROR_REASON_TOO_MANY_TRIES ErrorReason = 21
 )
 
 // Enum value maps for ErrorReason.
@@ -94,6 +98,8 @@ var (
 		17: "ERROR_REASON_LOGIN_FAILED",
 		18: "ERROR_REASON_INTERNAL",
 		19: "ERROR_REASON_OVERLOADED",
+		20: "ERROR_REASON_STORE_FULL",
+		21: "ERROR_REASON_TOO_MANY_TRIES",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":          0,
@@ -116,6 +122,8 @@ var (
 		"ERROR_REASON_LOGIN_FAILED":         17,
 		"ERROR_REASON_INTERNAL":             18,
 		"ERROR_REASON_OVERLOADED":           19,
+		"ERROR_REASON_STORE_FULL":           20,
+		"ERROR_REASON_TOO_MANY_TRIES":       21,
 	}
 )
 
@@ -220,7 +228,7 @@ const file_postern_admin_v1_change_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x03R\x06number\x12;\n" +
 	"\vcommit_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"commitTime\x12A\n" +
-	"\x0eeffective_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\reffectiveTime*\xa3\x05\n" +
+	"\x0eeffective_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\reffectiveTime*\xe1\x05\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1a\n" +
@@ -242,7 +250,9 @@ const file_postern_admin_v1_change_proto_rawDesc = "" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10\x10\x12\x1d\n" +
 	"\x19ERROR_REASON_LOGIN_FAILED\x10\x11\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x12\x12\x1b\n" +
-	"\x17ERROR_REASON_OVERLOADED\x10\x13B\xc3\x01\n" +
+	"\x17ERROR_REASON_OVERLOADED\x10\x13\x12\x1b\n" +
+	"\x17ERROR_REASON_STORE_FULL\x10\x14\x12\x1f\n" +
+	"\x1bERROR_REASON_TOO_MANY_TRIES\x10\x15B\xc3\x01\n" +
 	"\x14com.postern.admin.v1B\vChangeProtoP\x01Z<github.com/postern-auth/postern/gen/postern/admin/v1;adminv1\xa2\x02\x03PAX\xaa\x02\x10Postern.Admin.V1\xca\x02\x10Postern\\Admin\\V1\xe2\x02\x1cPostern\\Admin\\V1\\GPBMetadata\xea\x02\x12Postern::Admin::V1b\x06proto3"
 
 var (

@@ -91,7 +91,9 @@ type DecisionFilter struct {
 	// Only this tenant.
 	Tenant string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Only this principal.
-	PrincipalId   string `protobuf:"bytes,4,opt,name=principal_id,json=principalId,proto3" json:"principal_id,omitempty"`
+	PrincipalId string `protobuf:"bytes,4,opt,name=principal_id,json=principalId,proto3" json:"principal_id,omitempty"`
+	// Only this route.
+	Route         string `protobuf:"bytes,5,opt,name=route,proto3" json:"route,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -150,6 +152,13 @@ func (x *DecisionFilter) GetTenant() string {
 func (x *DecisionFilter) GetPrincipalId() string {
 	if x != nil {
 		return x.PrincipalId
+	}
+	return ""
+}
+
+func (x *DecisionFilter) GetRoute() string {
+	if x != nil {
+		return x.Route
 	}
 	return ""
 }
@@ -710,6 +719,118 @@ func (x *ListDecisionsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// WatchDecisionsRequest asks for decisions as they are made.
+type WatchDecisionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which.
+	Filter *DecisionFilter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// How many of the last ones to send first, oldest first; 1000 at most.
+	Recent        int32 `protobuf:"varint,2,opt,name=recent,proto3" json:"recent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchDecisionsRequest) Reset() {
+	*x = WatchDecisionsRequest{}
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchDecisionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchDecisionsRequest) ProtoMessage() {}
+
+func (x *WatchDecisionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchDecisionsRequest.ProtoReflect.Descriptor instead.
+func (*WatchDecisionsRequest) Descriptor() ([]byte, []int) {
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *WatchDecisionsRequest) GetFilter() *DecisionFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *WatchDecisionsRequest) GetRecent() int32 {
+	if x != nil {
+		return x.Recent
+	}
+	return 0
+}
+
+// WatchDecisionsResponse is what has been decided since the one before. One without
+// decisions says that the line is alive: the first comes at once, others every 10 s.
+type WatchDecisionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The decisions, oldest first.
+	Decisions []*DecisionRecord `protobuf:"bytes,1,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	// How many decisions were forgotten before they could be sent, because the watcher was
+	// too slow; of all decisions, whatever the filter.
+	Lost          uint64 `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchDecisionsResponse) Reset() {
+	*x = WatchDecisionsResponse{}
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchDecisionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchDecisionsResponse) ProtoMessage() {}
+
+func (x *WatchDecisionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchDecisionsResponse.ProtoReflect.Descriptor instead.
+func (*WatchDecisionsResponse) Descriptor() ([]byte, []int) {
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WatchDecisionsResponse) GetDecisions() []*DecisionRecord {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
+func (x *WatchDecisionsResponse) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
 // GetDecisionRequest names a decision.
 type GetDecisionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -721,7 +842,7 @@ type GetDecisionRequest struct {
 
 func (x *GetDecisionRequest) Reset() {
 	*x = GetDecisionRequest{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[7]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +854,7 @@ func (x *GetDecisionRequest) String() string {
 func (*GetDecisionRequest) ProtoMessage() {}
 
 func (x *GetDecisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[7]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +867,7 @@ func (x *GetDecisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDecisionRequest.ProtoReflect.Descriptor instead.
 func (*GetDecisionRequest) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{7}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetDecisionRequest) GetDecisionId() string {
@@ -769,7 +890,7 @@ type GetDecisionResponse struct {
 
 func (x *GetDecisionResponse) Reset() {
 	*x = GetDecisionResponse{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[8]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +902,7 @@ func (x *GetDecisionResponse) String() string {
 func (*GetDecisionResponse) ProtoMessage() {}
 
 func (x *GetDecisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[8]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +915,7 @@ func (x *GetDecisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDecisionResponse.ProtoReflect.Descriptor instead.
 func (*GetDecisionResponse) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{8}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetDecisionResponse) GetRecord() *DecisionRecord {
@@ -826,7 +947,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[9]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +959,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[9]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +972,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{9}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Step) GetPhase() string {
@@ -884,7 +1005,7 @@ type ListShadowDifferencesRequest struct {
 
 func (x *ListShadowDifferencesRequest) Reset() {
 	*x = ListShadowDifferencesRequest{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[10]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +1017,7 @@ func (x *ListShadowDifferencesRequest) String() string {
 func (*ListShadowDifferencesRequest) ProtoMessage() {}
 
 func (x *ListShadowDifferencesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[10]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1030,7 @@ func (x *ListShadowDifferencesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShadowDifferencesRequest.ProtoReflect.Descriptor instead.
 func (*ListShadowDifferencesRequest) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{10}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{12}
 }
 
 // ListShadowDifferencesResponse says how two policies agree.
@@ -937,7 +1058,7 @@ type ListShadowDifferencesResponse struct {
 
 func (x *ListShadowDifferencesResponse) Reset() {
 	*x = ListShadowDifferencesResponse{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[11]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1070,7 @@ func (x *ListShadowDifferencesResponse) String() string {
 func (*ListShadowDifferencesResponse) ProtoMessage() {}
 
 func (x *ListShadowDifferencesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[11]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1083,7 @@ func (x *ListShadowDifferencesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShadowDifferencesResponse.ProtoReflect.Descriptor instead.
 func (*ListShadowDifferencesResponse) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{11}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListShadowDifferencesResponse) GetRevision() string {
@@ -1038,7 +1159,7 @@ type ShadowCount struct {
 
 func (x *ShadowCount) Reset() {
 	*x = ShadowCount{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[12]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1171,7 @@ func (x *ShadowCount) String() string {
 func (*ShadowCount) ProtoMessage() {}
 
 func (x *ShadowCount) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[12]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1184,7 @@ func (x *ShadowCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowCount.ProtoReflect.Descriptor instead.
 func (*ShadowCount) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{12}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ShadowCount) GetCount() uint64 {
@@ -1116,7 +1237,7 @@ type ShadowDifference struct {
 
 func (x *ShadowDifference) Reset() {
 	*x = ShadowDifference{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[13]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1249,7 @@ func (x *ShadowDifference) String() string {
 func (*ShadowDifference) ProtoMessage() {}
 
 func (x *ShadowDifference) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[13]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1262,7 @@ func (x *ShadowDifference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowDifference.ProtoReflect.Descriptor instead.
 func (*ShadowDifference) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{13}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ShadowDifference) GetTime() *timestamppb.Timestamp {
@@ -1209,7 +1330,7 @@ type ShadowOutcome struct {
 
 func (x *ShadowOutcome) Reset() {
 	*x = ShadowOutcome{}
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[14]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1342,7 @@ func (x *ShadowOutcome) String() string {
 func (*ShadowOutcome) ProtoMessage() {}
 
 func (x *ShadowOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[14]
+	mi := &file_postern_admin_v1_decision_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1355,7 @@ func (x *ShadowOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowOutcome.ProtoReflect.Descriptor instead.
 func (*ShadowOutcome) Descriptor() ([]byte, []int) {
-	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{14}
+	return file_postern_admin_v1_decision_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ShadowOutcome) GetOutcome() string {
@@ -1290,12 +1411,13 @@ var File_postern_admin_v1_decision_service_proto protoreflect.FileDescriptor
 
 const file_postern_admin_v1_decision_service_proto_rawDesc = "" +
 	"\n" +
-	"'postern/admin/v1/decision_service.proto\x12\x10postern.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19postern/v1/decision.proto\x1a\x1apostern/v1/principal.proto\"\xa4\x01\n" +
+	"'postern/admin/v1/decision_service.proto\x12\x10postern.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19postern/v1/decision.proto\x1a\x1apostern/v1/principal.proto\"\xba\x01\n" +
 	"\x0eDecisionFilter\x12\x1d\n" +
 	"\aallowed\x18\x01 \x01(\bH\x00R\aallowed\x88\x01\x01\x12,\n" +
 	"\areasons\x18\x02 \x03(\x0e2\x12.postern.v1.ReasonR\areasons\x12\x16\n" +
 	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12!\n" +
-	"\fprincipal_id\x18\x04 \x01(\tR\vprincipalIdB\n" +
+	"\fprincipal_id\x18\x04 \x01(\tR\vprincipalId\x12\x14\n" +
+	"\x05route\x18\x05 \x01(\tR\x05routeB\n" +
 	"\n" +
 	"\b_allowed\"\xc6\x04\n" +
 	"\x0eDecisionRecord\x12.\n" +
@@ -1347,7 +1469,13 @@ const file_postern_admin_v1_decision_service_proto_rawDesc = "" +
 	"\x06filter\x18\x03 \x01(\v2 .postern.admin.v1.DecisionFilterR\x06filter\"\x7f\n" +
 	"\x15ListDecisionsResponse\x12>\n" +
 	"\tdecisions\x18\x01 \x03(\v2 .postern.admin.v1.DecisionRecordR\tdecisions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"5\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"i\n" +
+	"\x15WatchDecisionsRequest\x128\n" +
+	"\x06filter\x18\x01 \x01(\v2 .postern.admin.v1.DecisionFilterR\x06filter\x12\x16\n" +
+	"\x06recent\x18\x02 \x01(\x05R\x06recent\"l\n" +
+	"\x16WatchDecisionsResponse\x12>\n" +
+	"\tdecisions\x18\x01 \x03(\v2 .postern.admin.v1.DecisionRecordR\tdecisions\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\x04R\x04lost\"5\n" +
 	"\x12GetDecisionRequest\x12\x1f\n" +
 	"\vdecision_id\x18\x01 \x01(\tR\n" +
 	"decisionId\"}\n" +
@@ -1394,10 +1522,11 @@ const file_postern_admin_v1_decision_service_proto_rawDesc = "" +
 	"\x18STEP_OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13STEP_OUTCOME_PASSED\x10\x01\x12\x17\n" +
 	"\x13STEP_OUTCOME_FAILED\x10\x02\x12\x18\n" +
-	"\x14STEP_OUTCOME_SKIPPED\x10\x032\xc9\x02\n" +
+	"\x14STEP_OUTCOME_SKIPPED\x10\x032\xb0\x03\n" +
 	"\x0fDecisionService\x12Z\n" +
 	"\vGetDecision\x12$.postern.admin.v1.GetDecisionRequest\x1a%.postern.admin.v1.GetDecisionResponse\x12`\n" +
-	"\rListDecisions\x12&.postern.admin.v1.ListDecisionsRequest\x1a'.postern.admin.v1.ListDecisionsResponse\x12x\n" +
+	"\rListDecisions\x12&.postern.admin.v1.ListDecisionsRequest\x1a'.postern.admin.v1.ListDecisionsResponse\x12e\n" +
+	"\x0eWatchDecisions\x12'.postern.admin.v1.WatchDecisionsRequest\x1a(.postern.admin.v1.WatchDecisionsResponse0\x01\x12x\n" +
 	"\x15ListShadowDifferences\x12..postern.admin.v1.ListShadowDifferencesRequest\x1a/.postern.admin.v1.ListShadowDifferencesResponseB\xcc\x01\n" +
 	"\x14com.postern.admin.v1B\x14DecisionServiceProtoP\x01Z<github.com/postern-auth/postern/gen/postern/admin/v1;adminv1\xa2\x02\x03PAX\xaa\x02\x10Postern.Admin.V1\xca\x02\x10Postern\\Admin\\V1\xe2\x02\x1cPostern\\Admin\\V1\\GPBMetadata\xea\x02\x12Postern::Admin::V1b\x06proto3"
 
@@ -1414,7 +1543,7 @@ func file_postern_admin_v1_decision_service_proto_rawDescGZIP() []byte {
 }
 
 var file_postern_admin_v1_decision_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_postern_admin_v1_decision_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_postern_admin_v1_decision_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_postern_admin_v1_decision_service_proto_goTypes = []any{
 	(StepOutcome)(0),                      // 0: postern.admin.v1.StepOutcome
 	(*DecisionFilter)(nil),                // 1: postern.admin.v1.DecisionFilter
@@ -1424,52 +1553,58 @@ var file_postern_admin_v1_decision_service_proto_goTypes = []any{
 	(*FailedExpression)(nil),              // 5: postern.admin.v1.FailedExpression
 	(*ListDecisionsRequest)(nil),          // 6: postern.admin.v1.ListDecisionsRequest
 	(*ListDecisionsResponse)(nil),         // 7: postern.admin.v1.ListDecisionsResponse
-	(*GetDecisionRequest)(nil),            // 8: postern.admin.v1.GetDecisionRequest
-	(*GetDecisionResponse)(nil),           // 9: postern.admin.v1.GetDecisionResponse
-	(*Step)(nil),                          // 10: postern.admin.v1.Step
-	(*ListShadowDifferencesRequest)(nil),  // 11: postern.admin.v1.ListShadowDifferencesRequest
-	(*ListShadowDifferencesResponse)(nil), // 12: postern.admin.v1.ListShadowDifferencesResponse
-	(*ShadowCount)(nil),                   // 13: postern.admin.v1.ShadowCount
-	(*ShadowDifference)(nil),              // 14: postern.admin.v1.ShadowDifference
-	(*ShadowOutcome)(nil),                 // 15: postern.admin.v1.ShadowOutcome
-	(v1.Reason)(0),                        // 16: postern.v1.Reason
-	(*timestamppb.Timestamp)(nil),         // 17: google.protobuf.Timestamp
-	(*v1.Decision)(nil),                   // 18: postern.v1.Decision
-	(*v1.Principal)(nil),                  // 19: postern.v1.Principal
-	(*durationpb.Duration)(nil),           // 20: google.protobuf.Duration
+	(*WatchDecisionsRequest)(nil),         // 8: postern.admin.v1.WatchDecisionsRequest
+	(*WatchDecisionsResponse)(nil),        // 9: postern.admin.v1.WatchDecisionsResponse
+	(*GetDecisionRequest)(nil),            // 10: postern.admin.v1.GetDecisionRequest
+	(*GetDecisionResponse)(nil),           // 11: postern.admin.v1.GetDecisionResponse
+	(*Step)(nil),                          // 12: postern.admin.v1.Step
+	(*ListShadowDifferencesRequest)(nil),  // 13: postern.admin.v1.ListShadowDifferencesRequest
+	(*ListShadowDifferencesResponse)(nil), // 14: postern.admin.v1.ListShadowDifferencesResponse
+	(*ShadowCount)(nil),                   // 15: postern.admin.v1.ShadowCount
+	(*ShadowDifference)(nil),              // 16: postern.admin.v1.ShadowDifference
+	(*ShadowOutcome)(nil),                 // 17: postern.admin.v1.ShadowOutcome
+	(v1.Reason)(0),                        // 18: postern.v1.Reason
+	(*timestamppb.Timestamp)(nil),         // 19: google.protobuf.Timestamp
+	(*v1.Decision)(nil),                   // 20: postern.v1.Decision
+	(*v1.Principal)(nil),                  // 21: postern.v1.Principal
+	(*durationpb.Duration)(nil),           // 22: google.protobuf.Duration
 }
 var file_postern_admin_v1_decision_service_proto_depIdxs = []int32{
-	16, // 0: postern.admin.v1.DecisionFilter.reasons:type_name -> postern.v1.Reason
-	17, // 1: postern.admin.v1.DecisionRecord.time:type_name -> google.protobuf.Timestamp
-	18, // 2: postern.admin.v1.DecisionRecord.decision:type_name -> postern.v1.Decision
-	19, // 3: postern.admin.v1.DecisionRecord.principal:type_name -> postern.v1.Principal
-	20, // 4: postern.admin.v1.DecisionRecord.latency:type_name -> google.protobuf.Duration
+	18, // 0: postern.admin.v1.DecisionFilter.reasons:type_name -> postern.v1.Reason
+	19, // 1: postern.admin.v1.DecisionRecord.time:type_name -> google.protobuf.Timestamp
+	20, // 2: postern.admin.v1.DecisionRecord.decision:type_name -> postern.v1.Decision
+	21, // 3: postern.admin.v1.DecisionRecord.principal:type_name -> postern.v1.Principal
+	22, // 4: postern.admin.v1.DecisionRecord.latency:type_name -> google.protobuf.Duration
 	3,  // 5: postern.admin.v1.DecisionRecord.grounds:type_name -> postern.admin.v1.PolicyGrounds
 	4,  // 6: postern.admin.v1.PolicyGrounds.reads:type_name -> postern.admin.v1.PolicyReading
 	5,  // 7: postern.admin.v1.PolicyGrounds.failed:type_name -> postern.admin.v1.FailedExpression
 	1,  // 8: postern.admin.v1.ListDecisionsRequest.filter:type_name -> postern.admin.v1.DecisionFilter
 	2,  // 9: postern.admin.v1.ListDecisionsResponse.decisions:type_name -> postern.admin.v1.DecisionRecord
-	2,  // 10: postern.admin.v1.GetDecisionResponse.record:type_name -> postern.admin.v1.DecisionRecord
-	10, // 11: postern.admin.v1.GetDecisionResponse.steps:type_name -> postern.admin.v1.Step
-	0,  // 12: postern.admin.v1.Step.outcome:type_name -> postern.admin.v1.StepOutcome
-	17, // 13: postern.admin.v1.ListShadowDifferencesResponse.since_time:type_name -> google.protobuf.Timestamp
-	13, // 14: postern.admin.v1.ListShadowDifferencesResponse.counts:type_name -> postern.admin.v1.ShadowCount
-	14, // 15: postern.admin.v1.ListShadowDifferencesResponse.differences:type_name -> postern.admin.v1.ShadowDifference
-	17, // 16: postern.admin.v1.ShadowDifference.time:type_name -> google.protobuf.Timestamp
-	15, // 17: postern.admin.v1.ShadowDifference.enforced:type_name -> postern.admin.v1.ShadowOutcome
-	15, // 18: postern.admin.v1.ShadowDifference.shadow:type_name -> postern.admin.v1.ShadowOutcome
-	16, // 19: postern.admin.v1.ShadowOutcome.reason:type_name -> postern.v1.Reason
-	8,  // 20: postern.admin.v1.DecisionService.GetDecision:input_type -> postern.admin.v1.GetDecisionRequest
-	6,  // 21: postern.admin.v1.DecisionService.ListDecisions:input_type -> postern.admin.v1.ListDecisionsRequest
-	11, // 22: postern.admin.v1.DecisionService.ListShadowDifferences:input_type -> postern.admin.v1.ListShadowDifferencesRequest
-	9,  // 23: postern.admin.v1.DecisionService.GetDecision:output_type -> postern.admin.v1.GetDecisionResponse
-	7,  // 24: postern.admin.v1.DecisionService.ListDecisions:output_type -> postern.admin.v1.ListDecisionsResponse
-	12, // 25: postern.admin.v1.DecisionService.ListShadowDifferences:output_type -> postern.admin.v1.ListShadowDifferencesResponse
-	23, // [23:26] is the sub-list for method output_type
-	20, // [20:23] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	1,  // 10: postern.admin.v1.WatchDecisionsRequest.filter:type_name -> postern.admin.v1.DecisionFilter
+	2,  // 11: postern.admin.v1.WatchDecisionsResponse.decisions:type_name -> postern.admin.v1.DecisionRecord
+	2,  // 12: postern.admin.v1.GetDecisionResponse.record:type_name -> postern.admin.v1.DecisionRecord
+	12, // 13: postern.admin.v1.GetDecisionResponse.steps:type_name -> postern.admin.v1.Step
+	0,  // 14: postern.admin.v1.Step.outcome:type_name -> postern.admin.v1.StepOutcome
+	19, // 15: postern.admin.v1.ListShadowDifferencesResponse.since_time:type_name -> google.protobuf.Timestamp
+	15, // 16: postern.admin.v1.ListShadowDifferencesResponse.counts:type_name -> postern.admin.v1.ShadowCount
+	16, // 17: postern.admin.v1.ListShadowDifferencesResponse.differences:type_name -> postern.admin.v1.ShadowDifference
+	19, // 18: postern.admin.v1.ShadowDifference.time:type_name -> google.protobuf.Timestamp
+	17, // 19: postern.admin.v1.ShadowDifference.enforced:type_name -> postern.admin.v1.ShadowOutcome
+	17, // 20: postern.admin.v1.ShadowDifference.shadow:type_name -> postern.admin.v1.ShadowOutcome
+	18, // 21: postern.admin.v1.ShadowOutcome.reason:type_name -> postern.v1.Reason
+	10, // 22: postern.admin.v1.DecisionService.GetDecision:input_type -> postern.admin.v1.GetDecisionRequest
+	6,  // 23: postern.admin.v1.DecisionService.ListDecisions:input_type -> postern.admin.v1.ListDecisionsRequest
+	8,  // 24: postern.admin.v1.DecisionService.WatchDecisions:input_type -> postern.admin.v1.WatchDecisionsRequest
+	13, // 25: postern.admin.v1.DecisionService.ListShadowDifferences:input_type -> postern.admin.v1.ListShadowDifferencesRequest
+	11, // 26: postern.admin.v1.DecisionService.GetDecision:output_type -> postern.admin.v1.GetDecisionResponse
+	7,  // 27: postern.admin.v1.DecisionService.ListDecisions:output_type -> postern.admin.v1.ListDecisionsResponse
+	9,  // 28: postern.admin.v1.DecisionService.WatchDecisions:output_type -> postern.admin.v1.WatchDecisionsResponse
+	14, // 29: postern.admin.v1.DecisionService.ListShadowDifferences:output_type -> postern.admin.v1.ListShadowDifferencesResponse
+	26, // [26:30] is the sub-list for method output_type
+	22, // [22:26] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_postern_admin_v1_decision_service_proto_init() }
@@ -1484,7 +1619,7 @@ func file_postern_admin_v1_decision_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_admin_v1_decision_service_proto_rawDesc), len(file_postern_admin_v1_decision_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	DecisionService_GetDecision_FullMethodName           = "/postern.admin.v1.DecisionService/GetDecision"
 	DecisionService_ListDecisions_FullMethodName         = "/postern.admin.v1.DecisionService/ListDecisions"
+	DecisionService_WatchDecisions_FullMethodName        = "/postern.admin.v1.DecisionService/WatchDecisions"
 	DecisionService_ListShadowDifferences_FullMethodName = "/postern.admin.v1.DecisionService/ListShadowDifferences"
 )
 
@@ -35,6 +36,10 @@ type DecisionServiceClient interface {
 	GetDecision(ctx context.Context, in *GetDecisionRequest, opts ...grpc.CallOption) (*GetDecisionResponse, error)
 	// ListDecisions lists recent decisions, newest first.
 	ListDecisions(ctx context.Context, in *ListDecisionsRequest, opts ...grpc.CallOption) (*ListDecisionsResponse, error)
+	// WatchDecisions sends decisions as they are made, until the caller has enough, may no
+	// longer see them, or the server stops. FAILED_PRECONDITION if none are remembered,
+	// RESOURCE_EXHAUSTED if too many watch already.
+	WatchDecisions(ctx context.Context, in *WatchDecisionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchDecisionsResponse], error)
 	// ListShadowDifferences says how the policy in the shadow agrees with the one in
 	// force on this replica, and where it does not. FAILED_PRECONDITION if there is none.
 	ListShadowDifferences(ctx context.Context, in *ListShadowDifferencesRequest, opts ...grpc.CallOption) (*ListShadowDifferencesResponse, error)
@@ -68,6 +73,25 @@ func (c *decisionServiceClient) ListDecisions(ctx context.Context, in *ListDecis
 	return out, nil
 }
 
+func (c *decisionServiceClient) WatchDecisions(ctx context.Context, in *WatchDecisionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchDecisionsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DecisionService_ServiceDesc.Streams[0], DecisionService_WatchDecisions_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchDecisionsRequest, WatchDecisionsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DecisionService_WatchDecisionsClient = grpc.ServerStreamingClient[WatchDecisionsResponse]
+
 func (c *decisionServiceClient) ListShadowDifferences(ctx context.Context, in *ListShadowDifferencesRequest, opts ...grpc.CallOption) (*ListShadowDifferencesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListShadowDifferencesResponse)
@@ -89,6 +113,10 @@ type DecisionServiceServer interface {
 	GetDecision(context.Context, *GetDecisionRequest) (*GetDecisionResponse, error)
 	// ListDecisions lists recent decisions, newest first.
 	ListDecisions(context.Context, *ListDecisionsRequest) (*ListDecisionsResponse, error)
+	// WatchDecisions sends decisions as they are made, until the caller has enough, may no
+	// longer see them, or the server stops. FAILED_PRECONDITION if none are remembered,
+	// RESOURCE_EXHAUSTED if too many watch already.
+	WatchDecisions(*WatchDecisionsRequest, grpc.ServerStreamingServer[WatchDecisionsResponse]) error
 	// ListShadowDifferences says how the policy in the shadow agrees with the one in
 	// force on this replica, and where it does not. FAILED_PRECONDITION if there is none.
 	ListShadowDifferences(context.Context, *ListShadowDifferencesRequest) (*ListShadowDifferencesResponse, error)
@@ -107,6 +135,9 @@ func (UnimplementedDecisionServiceServer) GetDecision(context.Context, *GetDecis
 }
 func (UnimplementedDecisionServiceServer) ListDecisions(context.Context, *ListDecisionsRequest) (*ListDecisionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDecisions not implemented")
+}
+func (UnimplementedDecisionServiceServer) WatchDecisions(*WatchDecisionsRequest, grpc.ServerStreamingServer[WatchDecisionsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchDecisions not implemented")
 }
 func (UnimplementedDecisionServiceServer) ListShadowDifferences(context.Context, *ListShadowDifferencesRequest) (*ListShadowDifferencesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListShadowDifferences not implemented")
@@ -168,6 +199,17 @@ func _DecisionService_ListDecisions_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DecisionService_WatchDecisions_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchDecisionsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DecisionServiceServer).WatchDecisions(m, &grpc.GenericServerStream[WatchDecisionsRequest, WatchDecisionsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DecisionService_WatchDecisionsServer = grpc.ServerStreamingServer[WatchDecisionsResponse]
+
 func _DecisionService_ListShadowDifferences_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListShadowDifferencesRequest)
 	if err := dec(in); err != nil {
@@ -206,6 +248,12 @@ var DecisionService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _DecisionService_ListShadowDifferences_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchDecisions",
+			Handler:       _DecisionService_WatchDecisions_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "postern/admin/v1/decision_service.proto",
 }

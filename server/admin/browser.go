@@ -1,0 +1,152 @@
+package admin
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	transport "google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/postern-auth/postern/server/door"
+)
+
+// A browser does what pages tell it, and a page of a stranger must not tell it to call this
+// API. It has three ways:
+//
+//	another origin   its scripts may send requests here, but not with application/json
+//	                 unless this side says so (CORS), which it never does; besides, such a
+//	                 request says where it comes from, in Origin and Sec-Fetch-Site
+//	another name     it has its own name resolve to this address (DNS rebinding): then Host
+//	                 is that name, and not one of ours
+//	a frame, a form  of the console: its headers forbid frames, and only POST does anything
+//
+// And no credential may come along that nobody has put into the request: cookies do not
+// count here. Basic authentication and client certificates are held by the checks above.
+
+// ConsolePath is where the console is.
+const ConsolePath = "/console/"
+
+// pages adds what browsers may ask for.
+func (cfg *Config) pages(mux *http.ServeMux, gate *gate, services func(grpc.ServiceRegistrar)) {
+	b := &browsers{local: cfg.Local, hosts: cfg.Hosts}
+	if cfg.JSON != nil {
+		calls := cfg.JSON(gate.unary, gate.stream)
+		services(calls)
+		handler := b.only(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.ServeHTTP(w, r.WithContext(asCall(r)))
+		}))
+		for _, path := range calls.Paths() {
+			mux.Handle(path, handler)
+		}
+	}
+	if cfg.Console != nil {
+		mux.Handle("GET "+ConsolePath, b.only(http.StripPrefix(strings.TrimSuffix(ConsolePath, "/"), cfg.Console)))
+		mux.Handle("GET /{$}", b.only(http.RedirectHandler(ConsolePath, http.StatusFound)))
+	}
+}
+
+// browsers tells who is meant by a request, and where it comes from.
+type browsers struct {
+	local bool
+	hosts []string
+}
+
+// only lets requests through that are meant for this listener and come from nobody's page
+// or its own.
+func (b *browsers) only(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !b.answersTo(r.Host):
+			refuseBrowser(w, http.StatusMisdirectedRequest, "this listener does not answer to the name in Host: see admin_api.hosts")
+		case !ownOrigin(r):
+			refuseBrowser(w, http.StatusForbidden, "pages of other origins may not ask this listener")
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// refuseBrowser answers as Connect's protocol does.
+func refuseBrowser(w http.ResponseWriter, status int, message string) {
+	writeJSON(w, status, map[string]string{"code": "permission_denied", "message": message})
+}
+
+// answersTo reports whether Host is a name of this listener. A name is nothing that the
+// listener knows of itself, so it must be configured; addresses cannot be made to mean
+// another machine, but on a listener for this machine only its own make sense.
+func (b *browsers) answersTo(authority string) bool {
+	host := authority
+	if name, _, err := net.SplitHostPort(authority); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "localhost" || slices.Contains(b.hosts, host) {
+		return true
+	}
+	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+	return err == nil && ip.Zone() == "" && (!b.local || ip.Unmap().IsLoopback())
+}
+
+// ownOrigin reports whether no page, or one of this origin, has made the request. A browser
+// says so in each request that a script makes (Fetch, Origin; Fetch Metadata); somebody who
+// follows a link to a page only looks at it.
+func ownOrigin(r *http.Request) bool {
+	switch site := r.Header.Values("Sec-Fetch-Site"); {
+	case len(site) > 1:
+		return false
+	case len(site) == 0, site[0] == "same-origin", site[0] == "none":
+	case r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document":
+	default:
+		return false
+	}
+	scheme := "http://"
+	if r.TLS != nil {
+		scheme = "https://"
+	}
+	origin := r.Header.Values("Origin")
+	return len(origin) == 0 || len(origin) == 1 && strings.EqualFold(origin[0], scheme+r.Host)
+}
+
+// asCall is the context that a gRPC call of the same request would have.
+func asCall(r *http.Request) context.Context {
+	p := &peer.Peer{}
+	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		p.Addr = net.TCPAddrFromAddrPort(at)
+	}
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		p.LocalAddr = local
+	}
+	if r.TLS != nil {
+		p.AuthInfo = transport.TLSInfo{State: *r.TLS}
+	}
+	md := metadata.MD{":authority": {r.Host}}
+	for name, values := range r.Header {
+		if name != "Cookie" { // a browser adds those by itself
+			md[door.Lower(name)] = values
+		}
+	}
+	return metadata.NewIncomingContext(peer.NewContext(r.Context(), p), md)
+}
+
+type endlessKey struct{}
+
+// deafFor is how long a watcher may leave what it is told unread; it hears something
+// every aliveEvery.
+const deafFor = 30 * time.Second
+
+// withEndless gives the gate a way to lift the listener's times, which are for requests
+// that end, from a stream; not before its question has come and passed.
+func withEndless(w http.ResponseWriter, r *http.Request) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), endlessKey{}, func() {
+		control := http.NewResponseController(w)
+		_ = control.SetReadDeadline(time.Time{}) // every listener of ours can
+		_ = control.SetWriteDeadline(time.Now().Add(deafFor))
+	}))
+}
