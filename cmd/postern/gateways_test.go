@@ -120,7 +120,7 @@ func (g *gateway) runIn(t testing.TB, dir, at string) string {
 		}
 	})
 	eventually(t, g.name+" has read its configuration", func() bool {
-		res, err := http.Get("http://" + at + "/") //nolint:noctx // it ends with the test
+		res, err := http.Get("http://" + at + "/")
 		if err != nil {
 			return false
 		}
