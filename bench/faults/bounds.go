@@ -26,7 +26,7 @@ var bounds = []fault{
 // of questions and answers is the product of these.
 const small = "limits: { connections: 200, concurrent_streams: 50, requests: 500 }\n"
 
-// fewMemory has everything at once that could take memory. The kernel ends a server that
+// CRASH-10: fewMemory has everything at once that could take memory. The kernel ends a server that
 // takes too much.
 func fewMemory(ctx context.Context, l *lab) (*line, error) {
 	const limit = 256 << 20

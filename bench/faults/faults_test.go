@@ -306,7 +306,7 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-// The end of a soak is held against its beginning.
+// CRASH-15: the end of a soak is held against its beginning. (-soak 30m is the soak.)
 func TestHold(t *testing.T) {
 	t.Parallel()
 	flat := func(p99 time.Duration, goroutines int) *window {
