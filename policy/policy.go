@@ -255,8 +255,8 @@ type Principal struct {
 	// which it falls.
 	Via []string
 	// BoundTo is the SHA-256 in lower-case hex of the certificate to which a token is
-	// bound; empty for none.
-	BoundTo string
+	// bound, and BoundToKey the thumbprint of the key (RFC 7638); empty for none.
+	BoundTo, BoundToKey string
 	// Issuer is who vouches for it: an issuer URL or "postern".
 	Issuer string
 	// IssuedAt and ExpiresAt bound the credential's life; zero if unbounded.

@@ -87,10 +87,21 @@ func (e *Effort) spend(ctx context.Context, from netip.Addr, prove func() (*Proo
 		ended := e.now()
 		e.spare.Store(ended.Add(spareEvery * ended.Sub(began)).UnixNano())
 	}
-	if wrong := (*Refusal)(nil); errors.As(err, &wrong) && wrong.Reason == policy.ReasonSignatureInvalid {
+	if wrong := (*Refusal)(nil); errors.As(err, &wrong) && wrong.Reason == policy.ReasonSignatureInvalid && !errors.As(err, new(unchecked)) {
 		e.count(from)
 	}
 	return proof, err
+}
+
+// unchecked is the refusal of a token whose signature had not to be checked.
+type unchecked struct{ *Refusal }
+
+func (u unchecked) Unwrap() error { return u.Refusal }
+
+// RefuseNoKey is Refuse for a signature for which there is no key: to say so costs next to
+// nothing, and an Effort does not count it.
+func RefuseNoKey(detail string) error {
+	return unchecked{Refuse(policy.ReasonSignatureInvalid, detail)}
 }
 
 // enter waits for a worker.

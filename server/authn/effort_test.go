@@ -23,8 +23,11 @@ type signatures struct {
 func (s *signatures) Authenticate(_ context.Context, c *authn.Credential) (*authn.Proof, error) {
 	s.proven.Add(1)
 	time.Sleep(s.takes)
-	if c.Secret.Reveal()[:3] == "bad" {
+	switch c.Secret.Reveal()[:3] {
+	case "bad":
 		return nil, authn.Refuse(policy.ReasonSignatureInvalid, "wrong")
+	case "nok":
+		return nil, authn.RefuseNoKey("no key")
 	}
 	return &authn.Proof{Principal: &policy.Principal{ID: "x"}}, nil
 }
@@ -144,4 +147,19 @@ func TestEffortOfNobody(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A token whose key nobody knows costs nothing, and nobody is refused for it.
+func TestEffortOfNoKeys(t *testing.T) {
+	t.Parallel()
+	f := newFlooded()
+	for range 3000 {
+		var no *policy.Refusal
+		if err := f.ask("nokey", "192.0.2.1"); !errors.As(err, &no) || no.Reason != policy.ReasonSignatureInvalid {
+			t.Fatal(err)
+		}
+	}
+	if err := f.ask("good", "192.0.2.1"); err != nil {
+		t.Error(err)
+	}
 }

@@ -461,15 +461,21 @@ func (t *tokenDraft) share(of *policy.Principal) {
 	}
 }
 
-// bound keeps the token bound to the certificate to which the actor's is, who will show it.
-// (A subject's token that is bound is not accepted: the subject is not here to show that.)
+// bound keeps the token bound to the certificate and to the key to which the actor's is, who
+// will show them. (A subject's token that is bound is not accepted: the subject is not here
+// to show that.)
 func (t *tokenDraft) bound(actor *policy.Principal) {
-	switch {
-	case actor.BoundTo == "" || actor.BoundTo == t.said.Certificate:
-	case t.said.Certificate != "":
-		t.exceeds("certificate", []string{actor.BoundTo}, "the actor's token is bound to another certificate")
-	default:
-		t.said.Certificate = actor.BoundTo
+	for _, b := range []struct {
+		field, to string
+		said      *string
+	}{{"certificate", actor.BoundTo, &t.said.Certificate}, {"key", actor.BoundToKey, &t.said.Key}} {
+		switch {
+		case b.to == "" || b.to == *b.said:
+		case *b.said != "":
+			t.exceeds(b.field, []string{b.to}, "the actor's token is bound to another "+b.field)
+		default:
+			*b.said = b.to
+		}
 	}
 }
 

@@ -48,6 +48,18 @@ func TestExchangeKeepsOrigins(t *testing.T) {
 	_, _, err = w.ExchangeToken(ctx, root(), tokenRules(), req)
 	w.refused(err, registry.GrantExceedsIssuer, "certificate")
 
+	// So is one that is bound to a key.
+	req = good()
+	req.Actor.BoundToKey = strings.Repeat("k", 43)
+	made, _, err = w.ExchangeToken(ctx, root(), tokenRules(), req)
+	w.ok(err)
+	if made.Said.Key != req.Actor.BoundToKey {
+		t.Errorf("%+v", made.Said)
+	}
+	req.Key = strings.Repeat("A", 43)
+	_, _, err = w.ExchangeToken(ctx, root(), tokenRules(), req)
+	w.refused(err, registry.GrantExceedsIssuer, "key")
+
 	// The subject's budget counts, and the actor's; those that are no wider are one.
 	req = good()
 	req.Subject.TokenBudget, req.Subject.BudgetID = 500, "first"

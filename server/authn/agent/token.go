@@ -259,7 +259,7 @@ func (a *Authenticator) said(claims jose.Value, rules jose.ClaimRules, named boo
 	p := &policy.Principal{
 		ID: said.ID, Tenant: said.Tenant, Roles: said.Roles, Scopes: said.Scopes, Actors: said.Actors,
 		Method: policy.MethodAgent, Assurance: assuranceSigned, CredentialID: said.CredentialID, TokenBudget: budget,
-		Issuer: seal.Issuer, IssuedAt: life.Issued, ExpiresAt: life.Expires, BoundTo: certificate,
+		Issuer: seal.Issuer, IssuedAt: life.Issued, ExpiresAt: life.Expires, BoundTo: certificate, BoundToKey: key,
 		ACR: said.ACR, AMR: said.AMR, AuthTime: life.Authenticated,
 	}
 	if certificate != "" {

@@ -263,7 +263,7 @@ func (i *issuer) verify(ctx context.Context, token *jose.Token) (*jose.Key, erro
 		return nil, fmt.Errorf("keys of issuer %s: %w", i.url, err)
 	}
 	if len(keys) == 0 {
-		return nil, authn.Refuse(policy.ReasonSignatureInvalid, fmt.Sprintf("the issuer has no key %.128q for %s", token.KeyID(), token.Algorithm()))
+		return nil, authn.RefuseNoKey(fmt.Sprintf("the issuer has no key %.128q for %s", token.KeyID(), token.Algorithm()))
 	}
 	key, err := jose.Verify(token, keys, i.algorithms)
 	if err != nil {

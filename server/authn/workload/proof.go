@@ -225,7 +225,7 @@ func verify(ctx context.Context, t *jose.Token, owner string, keys jose.Keys, al
 		return nil, fmt.Errorf("keys of %s: %w", owner, err)
 	}
 	if len(found) == 0 {
-		return nil, authn.Refuse(policy.ReasonSignatureInvalid, fmt.Sprintf("%s has no key %.128q for %s", owner, t.KeyID(), t.Algorithm()))
+		return nil, authn.RefuseNoKey(fmt.Sprintf("%s has no key %.128q for %s", owner, t.KeyID(), t.Algorithm()))
 	}
 	key, err := jose.Verify(t, found, algorithms)
 	if err != nil {
