@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -327,13 +326,7 @@ func adminRoles(ctx context.Context, cfg *Config) (*admin.Policy, error) {
 
 // credentialFields are the header fields in which a credential may come.
 func credentialFields(rules []CredentialRule) []string {
-	fields := []string{"cookie"}
-	for _, c := range rules {
-		if h := c.From.Header(); h != "" && !slices.Contains(fields, h) {
-			fields = append(fields, h)
-		}
-	}
-	return fields
+	return append([]string{"cookie"}, credentialHeaders(rules)...)
 }
 
 // identify says who calls the admin API. Somebody else's word counts only where the
