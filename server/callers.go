@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/postern-auth/postern/server/admin"
+	"github.com/postern-auth/postern/server/door"
 	"github.com/postern-auth/postern/server/trace"
 )
 
@@ -151,20 +152,13 @@ func thisMachineOnly(next http.Handler, names []string) http.Handler {
 
 // asRPC is the context that a gRPC call over the same connection would have.
 func asRPC(r *http.Request) context.Context {
-	p := &peer.Peer{}
-	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		p.Addr = net.TCPAddrFromAddrPort(at)
-	}
-	if r.TLS != nil {
-		p.AuthInfo = credentials.TLSInfo{State: *r.TLS}
-	}
 	md := metadata.MD{"authorization": r.Header.Values("Authorization")}
 	for _, name := range trace.Fields() {
 		if values := r.Header.Values(name); len(values) > 0 {
 			md[name] = values
 		}
 	}
-	return metadata.NewIncomingContext(peer.NewContext(r.Context(), p), md)
+	return metadata.NewIncomingContext(door.WithPeer(r), md)
 }
 
 var errNotCaller = status.Error(codes.PermissionDenied, "this caller is not in the configuration's list of callers")

@@ -10,9 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	transport "google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 
 	"github.com/postern-auth/postern/server/door"
 )
@@ -116,23 +114,13 @@ func ownOrigin(r *http.Request) bool {
 
 // asCall is the context that a gRPC call of the same request would have.
 func asCall(r *http.Request) context.Context {
-	p := &peer.Peer{}
-	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		p.Addr = net.TCPAddrFromAddrPort(at)
-	}
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		p.LocalAddr = local
-	}
-	if r.TLS != nil {
-		p.AuthInfo = transport.TLSInfo{State: *r.TLS}
-	}
 	md := metadata.MD{":authority": {r.Host}}
 	for name, values := range r.Header {
 		if name != "Cookie" { // a browser adds those by itself
 			md[door.Lower(name)] = values
 		}
 	}
-	return metadata.NewIncomingContext(peer.NewContext(r.Context(), p), md)
+	return metadata.NewIncomingContext(door.WithPeer(r), md)
 }
 
 type endlessKey struct{}

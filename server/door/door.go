@@ -16,6 +16,9 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"unicode/utf8"
 
@@ -53,6 +56,21 @@ func Connection(ctx context.Context) []*x509.Certificate {
 		return nil
 	}
 	return info.State.VerifiedChains[0]
+}
+
+// WithPeer is the context of an HTTP request in which its connection is that of a gRPC call.
+func WithPeer(r *http.Request) context.Context {
+	p := &peer.Peer{}
+	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		p.Addr = net.TCPAddrFromAddrPort(at)
+	}
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		p.LocalAddr = local
+	}
+	if r.TLS != nil {
+		p.AuthInfo = credentials.TLSInfo{State: *r.TLS}
+	}
+	return peer.NewContext(r.Context(), p)
 }
 
 type refusalKey struct{}
