@@ -210,7 +210,8 @@ func Handler(cfg Config, opts ...grpc.ServerOption) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 			if r.URL.Path == adminv1.DecisionService_WatchDecisions_FullMethodName {
-				r = withEndless(w, r)
+				serveEndless(rpc, w, r)
+				return
 			}
 			rpc.ServeHTTP(w, r)
 			return

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -129,12 +130,26 @@ type endlessKey struct{}
 // every aliveEvery.
 const deafFor = 30 * time.Second
 
-// withEndless gives the gate a way to lift the listener's times, which are for requests
-// that end, from a stream; not before its question has come and passed.
-func withEndless(w http.ResponseWriter, r *http.Request) *http.Request {
-	return r.WithContext(context.WithValue(r.Context(), endlessKey{}, func() {
+// serveEndless serves a stream of gRPC, and gives the gate a way to lift the listener's
+// times, which are for requests that end, from it; not before its question has come and
+// passed. A call may outlive the handler that it came through (its client is gone), and
+// the writer is not to be touched then.
+func serveEndless(rpc http.Handler, w http.ResponseWriter, r *http.Request) {
+	var mu sync.Mutex
+	over := false
+	defer func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+	}()
+	rpc.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), endlessKey{}, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
+			return
+		}
 		control := http.NewResponseController(w)
 		_ = control.SetReadDeadline(time.Time{}) // every listener of ours can
 		_ = control.SetWriteDeadline(time.Now().Add(deafFor))
-	}))
+	})))
 }

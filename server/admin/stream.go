@@ -87,7 +87,7 @@ func (s *gatedStream) admit() (err error) {
 	return err
 }
 
-// lift keeps the listener's times from ending a stream that goes on (withEndless).
+// lift keeps the listener's times from ending a stream that goes on (serveEndless).
 func (s *gatedStream) lift() {
 	if lift, ok := s.ServerStream.Context().Value(endlessKey{}).(func()); ok {
 		lift()
