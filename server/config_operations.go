@@ -182,14 +182,14 @@ type Limits struct {
 	// 100_000. Default: 1_000.
 	Streams uint32 `yaml:"concurrent_streams"`
 	// Connections is how many connections a listener serves at once, 1 to 1_000_000;
-	// others wait. Default: 10_000.
+	// others wait. One address has three quarters of them at most. Default: 10_000.
 	Connections int `yaml:"connections"`
 	// Requests is how many requests of gateways and services may be under way at once,
 	// over all connections of `grpc` and `gateway`, 1 to 1_000_000; and as many again on
 	// `http`. Others are refused before their message is read: with a denied response,
 	// status 503 and the reason overloaded, where a gateway may take an error for a yes;
 	// else with an error. One that waits, for an issuer for example, counts all the
-	// while. Default: 5_000.
+	// while. One address has three quarters of them at most. Default: 5_000.
 	Requests int `yaml:"requests"`
 	// Deadline is the longest time that proving a credential may take, 1ms to 1m;
 	// a caller's own deadline counts if it is shorter. Past it the answer is a deny

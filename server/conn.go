@@ -17,16 +17,20 @@ import (
 )
 
 // bounded is a listener that has a number of connections at once; others wait in the
-// kernel. Each of its connections is cut when nobody reads what Postern writes there.
+// kernel. One address has three quarters of them at most, and is closed on beyond that:
+// who opens all that it can and says nothing leaves room for others. Each connection is
+// cut when nobody reads what Postern writes there.
 type bounded struct {
 	net.Listener
-	places chan struct{}
-	closed chan struct{}
-	once   sync.Once
+	places  chan struct{}
+	held    shares
+	refused *atomic.Uint64
+	closed  chan struct{}
+	once    sync.Once
 }
 
-func newBounded(l net.Listener, connections int) *bounded {
-	return &bounded{Listener: l, places: make(chan struct{}, connections), closed: make(chan struct{})}
+func newBounded(l net.Listener, connections int, refused *atomic.Uint64) *bounded {
+	return &bounded{Listener: l, places: make(chan struct{}, connections), refused: refused, closed: make(chan struct{})}
 }
 
 // Accept implements net.Listener.
@@ -36,12 +40,19 @@ func (l *bounded) Accept() (net.Conn, error) {
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.places
-		return nil, err
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			<-l.places
+			return nil, err
+		}
+		from := shareOf(c.RemoteAddr())
+		if l.held.enter(from, int64(cap(l.places))) {
+			return &conn{Conn: c, leave: func() { l.held.leave(from); <-l.places }}, nil
+		}
+		l.refused.Add(1)
+		_ = c.Close()
 	}
-	return &conn{Conn: c, leave: func() { <-l.places }}, nil
 }
 
 // Close implements net.Listener.
@@ -138,6 +149,7 @@ type callerAddr struct {
 type line struct {
 	calls atomic.Int32
 	begun chan struct{} // of one place
+	from  share
 }
 
 const (
@@ -148,7 +160,7 @@ const (
 	lineMost = 20 * time.Millisecond
 )
 
-func newLine() line { return line{begun: make(chan struct{}, 1)} }
+func newLine(from share) line { return line{begun: make(chan struct{}, 1), from: from} }
 
 // join adds a call.
 func (l *line) join() {
@@ -243,7 +255,7 @@ func (l greetedListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &greeted{Conn: c, strangers: l.strangers, line: newLine()}, nil
+	return &greeted{Conn: c, strangers: l.strangers, line: newLine(shareOf(c.RemoteAddr()))}, nil
 }
 
 // greetedTLS is for a listener with TLS.
@@ -261,7 +273,7 @@ func (t greetedTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 		}
 		return c, info, err
 	}
-	return &greeted{Conn: c, strangers: t.strangers, line: newLine()}, info, nil
+	return &greeted{Conn: c, strangers: t.strangers, line: newLine(shareOf(c.RemoteAddr()))}, info, nil
 }
 
 // Clone implements credentials.TransportCredentials.

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -19,31 +18,6 @@ import (
 	"github.com/postern-auth/postern/server/door/extauthz"
 	"github.com/postern-auth/postern/server/door/forwardauth"
 )
-
-// underWay counts the questions that are being answered, whichever connection they came
-// over, and takes no more than a bound. It is what keeps a flood, or one slow dependency
-// that everybody waits for, from taking the memory and the time of all.
-//
-// It is no queue: who is one too many is told so at once. Those that are let in may still
-// wait for a place to evaluate a policy or to hash a password, and the places for that say
-// themselves whom they refuse.
-type underWay struct {
-	most    atomic.Int64
-	now     atomic.Int64
-	refused atomic.Uint64
-}
-
-// enter reports whether one more may be answered. Each one that may leaves once.
-func (u *underWay) enter() bool {
-	if u.now.Add(1) <= u.most.Load() {
-		return true
-	}
-	u.now.Add(-1)
-	u.refused.Add(1)
-	return false
-}
-
-func (u *underWay) leave() { u.now.Add(-1) }
 
 // entrance stands before the unary methods of the services that are registered through
 // it, and so before their messages: grpc-go starts a handler when the header fields of a
@@ -90,18 +64,20 @@ func (e entrance) before(next grpc.MethodHandler, inProtocol bool) grpc.MethodHa
 				reply, err = refuse(service, ctx, receive, policy.ReasonInternal, errInternal)
 			}
 		}()
+		from := share(0)
 		if l := lineOf(ctx); l != nil {
 			l.begin()
+			from = l.from
 		}
 		who, listed := e.callers.find(ctx)
 		if !listed {
 			e.callers.refused.Add(1)
 			return refuse(service, ctx, receive, policy.ReasonCallerUnlisted, errNotCaller)
 		}
-		if !e.underWay.enter() {
+		if !e.underWay.enter(from) {
 			return refuse(service, ctx, receive, policy.ReasonOverloaded, errOverloaded)
 		}
-		defer e.underWay.leave()
+		defer e.underWay.leave(from)
 		if who != nil {
 			ctx = door.WithCaller(ctx, who.Name)
 		}
@@ -111,7 +87,7 @@ func (e entrance) before(next grpc.MethodHandler, inProtocol bool) grpc.MethodHa
 
 var (
 	errInternal   = status.Error(codes.Internal, "internal error")
-	errOverloaded = status.Error(codes.ResourceExhausted, "overloaded: as many requests as limits.requests permits are under way")
+	errOverloaded = status.Error(codes.ResourceExhausted, "overloaded: as many requests as limits.requests permits are under way, or three quarters of them from one address")
 )
 
 // gateway gives the doors of HTTP the caller's name, or lets them know that it is not
@@ -119,14 +95,14 @@ var (
 // own words; to the others an error is a no.
 func (e entrance) gateway(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx := gatewayContext(r)
+		ctx, from := gatewayContext(r), shareOfRequest(r)
 		who, listed := e.callers.find(ctx)
 		switch {
 		case !listed:
 			e.callers.refused.Add(1)
 			ctx = door.WithUnlisted(ctx)
-		case e.underWay.enter():
-			defer e.underWay.leave()
+		case e.underWay.enter(from):
+			defer e.underWay.leave(from)
 			if who != nil {
 				ctx = door.WithCaller(ctx, who.Name)
 			}
@@ -138,23 +114,6 @@ func (e entrance) gateway(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
-}
-
-// atMost refuses requests when too many are under way.
-func (u *underWay) atMost(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !u.enter() {
-			busy(w)
-			return
-		}
-		defer u.leave()
-		next.ServeHTTP(w, r)
-	})
-}
-
-func busy(w http.ResponseWriter) {
-	w.Header().Set("Retry-After", "1")
-	http.Error(w, policy.ReasonOverloaded.Message(), http.StatusServiceUnavailable)
 }
 
 // receiveTimeout is how long the message of a unary call may take to arrive.
@@ -199,10 +158,14 @@ func (e entrance) stream(open *underWay) grpc.StreamServerInterceptor {
 				return errNotCaller
 			}
 		}
-		if !open.enter() {
+		from := share(0)
+		if l := lineOf(stream.Context()); l != nil {
+			from = l.from
+		}
+		if !open.enter(from) {
 			return errOverloaded
 		}
-		defer open.leave()
+		defer open.leave(from)
 		return next(srv, stream)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -369,7 +368,7 @@ func TestStrangers(t *testing.T) {
 func TestLine(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l, began := newLine(), time.Now()
+		l, began := newLine(0), time.Now()
 		for range lineCalls {
 			l.join()
 		}
@@ -418,28 +417,4 @@ func TestStall(t *testing.T) {
 			t.Error("its place is still taken")
 		}
 	})
-}
-
-// Places that are refused are given back.
-func TestAtMost(t *testing.T) {
-	t.Parallel()
-	var u underWay
-	u.most.Store(1)
-	inside := u.atMost(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("again") != "" {
-			return
-		}
-		r.Header.Set("again", "1")
-		u.atMost(http.NotFoundHandler()).ServeHTTP(w, r)
-	}))
-	for range 3 {
-		w := httptest.NewRecorder()
-		inside.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
-		if w.Code != 503 || w.Header().Get("Retry-After") == "" {
-			t.Errorf("%d %v", w.Code, w.Header())
-		}
-	}
-	if u.now.Load() != 0 || u.refused.Load() != 3 {
-		t.Errorf("%d under way, %d refused", u.now.Load(), u.refused.Load())
-	}
 }

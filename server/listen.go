@@ -7,13 +7,15 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"sync/atomic"
 
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
 // listen opens a listener. A socket file that nobody listens on any more is left
-// over from a kill and removed.
-func listen(ctx context.Context, at Address, connections int) (net.Listener, error) {
+// over from a kill and removed. Connections that it closes on because of their number are
+// counted in refused.
+func listen(ctx context.Context, at Address, connections int, refused *atomic.Uint64) (net.Listener, error) {
 	if at.Network() == "unix" {
 		if conn, err := new(net.Dialer).DialContext(ctx, "unix", at.Target()); err == nil {
 			_ = conn.Close()
@@ -26,7 +28,7 @@ func listen(ctx context.Context, at Address, connections int) (net.Listener, err
 	if err != nil {
 		return nil, err
 	}
-	return newBounded(l, connections), nil
+	return newBounded(l, connections, refused), nil
 }
 
 // listeners are all that the server listens on; nil where it does not.
@@ -57,7 +59,7 @@ func (s *Server) listenAll(ctx context.Context, cfg *Config) (on listeners, err 
 		if l.at.Network() == "" {
 			continue
 		}
-		opened, err := listen(ctx, l.at, l.connections)
+		opened, err := listen(ctx, l.at, l.connections, &s.crowded)
 		if err != nil {
 			return on, fmt.Errorf("listen.%s: %w", l.name, err)
 		}

@@ -42,6 +42,7 @@ var (
 	descUnderWay          = describe("requests_under_way", "Requests that are being answered, by listener: doors (grpc and gateway), http or admin.", "listener")
 	descOverloaded        = describe("requests_overloaded_total", "Requests that were refused because too many were under way (limits.requests), by listener.", "listener")
 	descStreams           = describe("streams_open", "Subscriptions of gRPC that are open, to health for example.")
+	descCrowded           = describe("connections_refused_total", "Connections that were closed because their address had three quarters of limits.connections.")
 	descStrangers         = describe("connections_bad_total", "Connections to the listener of gRPC that were closed because they did not begin with a handshake and HTTP/2.")
 	descLogDropped        = describe("log_dropped_total", "Lines of the server's own log that were lost because nobody read it.")
 	descDropped           = describe("decision_log_dropped_total", "Decisions that were not logged because the log could not keep up.")
@@ -165,6 +166,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		count(descOverloaded, at.refused.Load(), at.listener)
 	}
 	gauge(descStreams, float64(c.streams.now.Load()))
+	count(descCrowded, c.crowded.Load())
 	count(descStrangers, c.strangers.seen.Load())
 	count(descLogDropped, c.lines.Dropped())
 	if c.decLog != nil {

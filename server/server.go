@@ -73,6 +73,7 @@ type Server struct {
 	operate   underWay // requests to listen.admin
 	streams   underWay // subscriptions of gRPC
 	strangers strangers
+	crowded   atomic.Uint64 // connections of addresses that had too many
 	certs     *certificates
 	registry  *prometheus.Registry
 	ring      *audit.Ring

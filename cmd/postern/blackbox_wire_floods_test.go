@@ -349,7 +349,7 @@ func TestWireCancelledCalls(t *testing.T) {
 // come is closed, and a connection that does nothing keeps little.
 func TestWireIdle(t *testing.T) {
 	t.Parallel()
-	p := launchWire(t, "limits: { concurrent_streams: 100, connections: 400 }")
+	p := launchWire(t, "limits: { concurrent_streams: 100, connections: 500 }")
 	p.alive(t)
 	before := p.holds(t)
 	for _, l := range p.listeners() {
