@@ -176,7 +176,7 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 func requestReader(cfg *Config) (*canonical.Reader, error) {
 	requests := cfg.Request
 	targets := cfg.targets()
-	requests.CredentialHeaders = slices.Concat(credentialHeaders(cfg.Credentials), targets.Fields(), cfg.approvalHeaders()) // those decide something too
+	requests.CredentialHeaders = slices.Concat(cfg.credentialHeaders(), targets.Fields(), cfg.approvalHeaders()) // those decide something too
 	if len(requests.IdentityHeaders) == 0 {
 		requests.IdentityHeaders = canonical.DefaultIdentityHeaders() // before others join them
 	}
@@ -322,14 +322,25 @@ func extractionRules(credentials []CredentialRule) []authn.Rule {
 	return rules
 }
 
-func credentialHeaders(credentials []CredentialRule) []string {
+// CredentialFields are the header fields in which credentials come, in lower case and in
+// the order of their rules; cookie is one of them if a rule is about a cookie.
+func (c *Config) CredentialFields() []string {
 	var names []string
-	for _, c := range credentials {
-		if h := c.From.Header(); h != "" && !slices.Contains(names, h) {
-			names = append(names, h)
+	for _, rule := range c.Credentials {
+		name := rule.From.Header()
+		if rule.From.Cookie() != "" {
+			name = "cookie"
+		}
+		if name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
 	return names
+}
+
+// credentialHeaders are those fields without cookie, which holds more than a credential.
+func (c *Config) credentialHeaders() []string {
+	return slices.DeleteFunc(c.CredentialFields(), func(name string) bool { return name == "cookie" })
 }
 
 // keyHeaders are the header fields that hold nothing but API keys.

@@ -94,7 +94,7 @@ type policySource struct {
 // the files did is for reload to find out.
 func assemblePolicy(ctx context.Context, cfg *Config, prev *parts, env surroundings) (*policySource, error) {
 	own := cfg.Policy.OnePolicy
-	own.CredentialHeaders = append(slices.Clone(own.CredentialHeaders), credentialHeaders(cfg.Credentials)...)
+	own.CredentialHeaders = append(slices.Clone(own.CredentialHeaders), cfg.credentialHeaders()...)
 	if prev.policy != nil && reflect.DeepEqual(own, prev.policy.cfg) {
 		return prev.policy, nil
 	}

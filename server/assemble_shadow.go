@@ -83,7 +83,7 @@ func assembleShadow(ctx context.Context, cfg *Config, prev *parts, env surroundi
 // ownShadow hides from the policy in the shadow what is hidden from the one in force.
 func ownShadow(cfg *Config) OnePolicy {
 	own := cfg.Policy.Shadow.OnePolicy
-	own.CredentialHeaders = slices.Concat(own.CredentialHeaders, cfg.Policy.CredentialHeaders, credentialHeaders(cfg.Credentials))
+	own.CredentialHeaders = slices.Concat(own.CredentialHeaders, cfg.Policy.CredentialHeaders, cfg.credentialHeaders())
 	return own
 }
 

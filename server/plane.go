@@ -301,7 +301,7 @@ func (s *Server) adminAPI(ctx context.Context, c *admin.Config, cfg *Config) err
 	c.Authenticate, c.Authorizer = s.identify, admin.NewAuthorizer(roles)
 	c.Prove, c.TokenRules = s.live.Identify, func() *registry.TokenRules { return tokenRules(s.current.Load().cfg) }
 	c.Registry, c.Logger, c.Now = s.plane.registry, s.log, s.now
-	c.Fields = func() []string { return credentialFields(s.current.Load().cfg.Credentials) }
+	c.Fields = func() []string { return append([]string{"cookie"}, s.current.Load().cfg.credentialHeaders()...) }
 	c.Budgets = s.plane.budgets
 	if s.plane.sessions != nil {
 		c.Browser = func(made *store.Session, secret policy.Secret) (setCookie, csrfToken string) {
@@ -322,11 +322,6 @@ func adminRoles(ctx context.Context, cfg *Config) (*admin.Policy, error) {
 		return nil, fmt.Errorf("admin_api.roles: %s: %w", from, err)
 	}
 	return roles, nil
-}
-
-// credentialFields are the header fields in which a credential may come.
-func credentialFields(rules []CredentialRule) []string {
-	return append([]string{"cookie"}, credentialHeaders(rules)...)
 }
 
 // identify says who calls the admin API. Somebody else's word counts only where the

@@ -131,8 +131,8 @@ func (b *bench) sane() error {
 		return fmt.Errorf("--time %s is out of range: use 10ms to 1h", b.run)
 	case b.lead < 0 || b.lead > maxBench:
 		return fmt.Errorf("--warm-up %s is out of range: use up to 1h", b.lead)
-	case b.timeout <= 0:
-		return fmt.Errorf("--timeout %s: use a time", b.timeout)
+	case b.Timeout <= 0:
+		return fmt.Errorf("--timeout %s: use a time", b.Timeout)
 	}
 	return nil
 }
@@ -264,11 +264,11 @@ func (b *bench) answerer(ctx context.Context) (*answerer, error) {
 	if b.config != "" {
 		return b.here(ctx)
 	}
-	conn, err := b.dial()
+	conn, err := b.Dial()
 	if err != nil {
 		return nil, err
 	}
-	outgoing, cancel, err := b.context(ctx) // read the caller's token once
+	outgoing, cancel, err := b.Context(ctx) // read the caller's token once
 	if err != nil {
 		return nil, err
 	}
@@ -276,9 +276,9 @@ func (b *bench) answerer(ctx context.Context) (*answerer, error) {
 	outgoing = context.WithoutCancel(outgoing)
 	client := posternv1.NewCheckServiceClient(conn)
 	return &answerer{
-		by: "the server at " + b.address + ", over gRPC",
+		by: "the server at " + b.Address + ", over gRPC",
 		ask: func(ctx context.Context, _ int, req *posternv1.CheckRequest) (*posternv1.CheckResponse, error) {
-			call, cancel := context.WithTimeout(outgoing, b.timeout)
+			call, cancel := context.WithTimeout(outgoing, b.Timeout)
 			defer cancel()
 			defer context.AfterFunc(ctx, cancel)()
 			return client.Check(call, req)
@@ -305,7 +305,7 @@ func (b *bench) here(ctx context.Context) (*answerer, error) {
 	return &answerer{
 		by: b.config + ", in this process, without a wire",
 		ask: func(ctx context.Context, asker int, req *posternv1.CheckRequest) (*posternv1.CheckResponse, error) {
-			ctx, cancel := context.WithTimeout(ctx, b.timeout)
+			ctx, cancel := context.WithTimeout(ctx, b.Timeout)
 			defer cancel()
 			return doors[asker].Check(ctx, req)
 		},
@@ -331,7 +331,7 @@ func (b *bench) measure(ctx context.Context, requests []weighted) (*benchReport,
 	defer who.done()
 	for i, r := range requests { // a question that cannot be put is not worth a measurement
 		if _, err := who.ask(ctx, 0, r.CheckRequest); err != nil {
-			return nil, fmt.Errorf("request %d of %d: %w", i+1, len(requests), b.explainRPC(err))
+			return nil, fmt.Errorf("request %d of %d: %w", i+1, len(requests), b.ExplainRPC(err))
 		}
 	}
 	order := schedule(requests)
@@ -449,7 +449,7 @@ func (r *benchReport) note(b *bench, m *loaded) {
 	if b.config != "" && b.askers > r.Machine.GOMAXPROCS {
 		say("%d ask on %d cores: the times include waiting for a core", b.askers, r.Machine.GOMAXPROCS)
 	}
-	if b.config == "" && isThisMachine(b.address) {
+	if b.config == "" && isThisMachine(b.Address) {
 		say("the server is on this machine: it and what asks share %d cores", r.Machine.CPUs)
 	}
 	if m.behind > 0 {

@@ -216,19 +216,19 @@ func (q *question) ask(ctx context.Context, req *posternv1.CheckRequest) (*poste
 	if q.config != "" {
 		return q.decideHere(ctx, req)
 	}
-	conn, err := q.dial()
+	conn, err := q.Dial()
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	ctx, cancel, err := q.context(ctx)
+	ctx, cancel, err := q.Context(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer cancel()
 	res, err := posternv1.NewCheckServiceClient(conn).Check(ctx, req)
 	if err != nil {
-		return nil, q.explainRPC(err)
+		return nil, q.ExplainRPC(err)
 	}
 	return res, nil
 }
@@ -244,7 +244,7 @@ func (q *question) decideHere(ctx context.Context, req *posternv1.CheckRequest) 
 		return nil, err
 	}
 	defer done()
-	ctx, cancel := context.WithTimeout(ctx, q.timeout)
+	ctx, cancel := context.WithTimeout(ctx, q.Timeout)
 	defer cancel()
 	return grpcdoor.New(checker, checker, slog.New(slog.DiscardHandler)).Check(ctx, req)
 }

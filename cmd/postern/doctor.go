@@ -6,58 +6,29 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/postern-auth/postern/cmd/postern/doctor"
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/policy/rego"
 	"github.com/postern-auth/postern/server"
 )
 
-// level says how bad a finding is.
-type level string
-
-// The levels. A problem lets somebody in, keeps everybody out, or soon will; a warning
-// may be meant.
-const (
-	levelOK      level = "ok"
-	levelWarning level = "warning"
-	levelProblem level = "problem"
-	levelSkipped level = "skipped"
-)
-
-// finding is one line of what the doctor says.
-type finding struct {
-	Level level  `json:"level" yaml:"level"`
-	About string `json:"about" yaml:"about"`
-	Text  string `json:"text" yaml:"text"`
-	Hint  string `json:"hint,omitempty" yaml:"hint,omitempty"`
-}
-
-// doctor is `postern doctor`: where to look, and what was found.
-type doctor struct {
+// checkup is what the flags of `postern doctor` say: where to look, and how to print what
+// is found.
+type checkup struct {
 	connection
-	config      string
-	admin       string
-	gateway     string
-	envoyAdmin  string
-	envoyConfig string
-	url         string
+	ask         doctor.Question
 	credentials []string
-	offline     bool
 	quiet       bool
 	output      format
-
-	cfg    *server.Config // nil if it cannot be read
-	fields []headerField  // those of credentials
-	now    func() time.Time
-	found  []finding
 }
 
 func doctorCommand() *cobra.Command {
-	d := doctor{now: time.Now}
+	var c checkup
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look at a wiring that runs, and say what is wrong with it",
@@ -82,34 +53,38 @@ could not look. Warnings are not problems.`,
   postern doctor -c postern.yaml -o json`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := d.sane(cmd); err != nil {
+			if err := c.settle(cmd); err != nil {
 				return err
 			}
-			d.look(cmd)
-			return d.report(cmd.OutOrStdout())
+			return c.report(cmd.OutOrStdout(), doctor.Examine(cmd.Context(), c.ask))
 		},
 	}
-	d.flags(cmd, "server", "")
-	f := cmd.Flags()
-	configFlag(cmd, &d.config, "postern.yaml", "the configuration file")
-	f.StringVar(&d.admin, "admin", "", "address of the admin listener (default: the configuration's)")
-	f.StringVar(&d.gateway, "gateway", "", "address of the listener for gateways over HTTP (default: the configuration's)")
-	f.StringVar(&d.envoyAdmin, "envoy-admin", "", "URL of the admin listener of an Envoy, whose configuration is read")
-	f.StringVar(&d.envoyConfig, "envoy-config", "", "file with the configuration of an Envoy, YAML or JSON")
-	f.StringVar(&d.url, "url", "", "URL behind the gateway that needs a credential; requests are sent there")
-	f.StringArrayVar(&d.credentials, "credential", nil, "header field with a good credential for --url, as 'name: @FILE'; repeatable")
-	f.BoolVar(&d.offline, "offline", false, "look at files only, and ask nobody")
-	f.BoolVarP(&d.quiet, "quiet", "q", false, "print warnings and problems only")
-	_ = cmd.MarkFlagFilename("envoy-config", "yaml", "yml", "json")
-	outputFlag(cmd, &d.output)
-	exclusive(cmd, "offline", "server", "admin", "gateway", "envoy-admin", "url")
-	exclusive(cmd, "envoy-config", "envoy-admin")
+	c.flags(cmd)
 	return cmd
 }
 
-// sane refuses flags that cannot be followed, before anything is asked.
-func (d *doctor) sane(cmd *cobra.Command) error {
-	for _, u := range []struct{ flag, text string }{{"--envoy-admin", d.envoyAdmin}, {"--url", d.url}} {
+func (c *checkup) flags(cmd *cobra.Command) {
+	c.connection.flags(cmd, "server", "")
+	f := cmd.Flags()
+	configFlag(cmd, &c.ask.File, "postern.yaml", "the configuration file")
+	f.StringVar(&c.ask.Admin, "admin", "", "address of the admin listener (default: the configuration's)")
+	f.StringVar(&c.ask.Gateway, "gateway", "", "address of the listener for gateways over HTTP (default: the configuration's)")
+	f.StringVar(&c.ask.EnvoyAdmin, "envoy-admin", "", "URL of the admin listener of an Envoy, whose configuration is read")
+	f.StringVar(&c.ask.EnvoyConfig, "envoy-config", "", "file with the configuration of an Envoy, YAML or JSON")
+	f.StringVar(&c.ask.URL, "url", "", "URL behind the gateway that needs a credential; requests are sent there")
+	f.StringArrayVar(&c.credentials, "credential", nil, "header field with a good credential for --url, as 'name: @FILE'; repeatable")
+	f.BoolVar(&c.ask.Offline, "offline", false, "look at files only, and ask nobody")
+	f.BoolVarP(&c.quiet, "quiet", "q", false, "print warnings and problems only")
+	_ = cmd.MarkFlagFilename("envoy-config", "yaml", "yml", "json")
+	outputFlag(cmd, &c.output)
+	exclusive(cmd, "offline", "server", "admin", "gateway", "envoy-admin", "url")
+	exclusive(cmd, "envoy-config", "envoy-admin")
+}
+
+// settle refuses flags that cannot be followed, before anything is asked, and reads what
+// the question is made of.
+func (c *checkup) settle(cmd *cobra.Command) (err error) {
+	for _, u := range []struct{ flag, text string }{{"--envoy-admin", c.ask.EnvoyAdmin}, {"--url", c.ask.URL}} {
 		if u.text == "" {
 			continue
 		}
@@ -121,118 +96,88 @@ func (d *doctor) sane(cmd *cobra.Command) error {
 			return fmt.Errorf("%s: write it without user, query and fragment", u.flag)
 		}
 	}
-	if len(d.credentials) > 0 && d.url == "" {
+	if len(c.credentials) > 0 && c.ask.URL == "" {
 		return errors.New("--credential is for --url")
 	}
-	var err error
-	d.fields, err = d.credentialsFrom(cmd.InOrStdin())
-	return err
-}
-
-// look makes all the findings.
-func (d *doctor) look(cmd *cobra.Command) {
-	ctx := cmd.Context()
-	d.lookAtConfig(ctx)
-	d.lookAtFiles()
-	d.lookAtCertificates()
-	if d.offline {
-		d.skip("server", "not asked: --offline")
-	} else {
-		d.lookAtServer(ctx)
-		d.lookAtIssuers(ctx)
-		d.lookAtGatewayListener(ctx)
+	if c.ask.Credential, err = credentialFrom(cmd.InOrStdin(), c.credentials); err != nil {
+		return err
 	}
-	d.lookAtEnvoy(cmd)
-	if d.url != "" {
-		d.lookThroughGateway(ctx)
+	c.ask.Server = c.Connection
+	c.ask.Config, c.ask.Faults = checkedConfig(cmd.Context(), c.ask.File)
+	c.ask.Policy = func() *rego.Analysis { return policyReads(cmd, c.ask.Config, c.ask.File) }
+	return nil
+}
+
+// credentialFrom reads the header fields of --credential. It is called once: one of them
+// may be of standard input.
+func credentialFrom(stdin io.Reader, fields []string) (all []doctor.Field, err error) {
+	if len(fields) == 0 {
+		return nil, nil
 	}
-}
-
-func (d *doctor) add(l level, about, text, hint string) {
-	d.found = append(d.found, finding{l, about, text, hint})
-}
-
-func (d *doctor) ok(about, format string, args ...any) {
-	d.add(levelOK, about, fmt.Sprintf(format, args...), "")
-}
-func (d *doctor) skip(about, text string)          { d.add(levelSkipped, about, text, "") }
-func (d *doctor) warn(about, text, hint string)    { d.add(levelWarning, about, text, hint) }
-func (d *doctor) problem(about, text, hint string) { d.add(levelProblem, about, text, hint) }
-
-func (d *doctor) worst() level {
-	for _, l := range []level{levelProblem, levelWarning} {
-		if slices.ContainsFunc(d.found, func(f finding) bool { return f.Level == l }) {
-			return l
-		}
+	q := question{headers: fields, source: "127.0.0.1"}
+	req, err := q.request(stdin, []string{"http://doctor.invalid/"})
+	if err != nil {
+		return nil, errors.New(strings.Replace(err.Error(), "-H", "--credential", 1))
 	}
-	return levelOK
+	for _, h := range req.GetTarget().GetHttp().GetHeaders() {
+		all = append(all, doctor.Field{Name: h.GetName(), Value: policy.NewSecret(h.GetValue())})
+	}
+	return all, nil
+}
+
+// checkedConfig is the configuration, nil if it cannot be read, and what `postern config
+// check` says of it.
+func checkedConfig(ctx context.Context, file string) (*server.Config, []error) {
+	cfg, err := loadConfig(file)
+	if err == nil {
+		err = server.Verify(ctx, file)
+	}
+	if err == nil {
+		return cfg, nil
+	}
+	return cfg, single(err)
+}
+
+// policyReads is what the policy of a configuration reads; nil if that is not known.
+func policyReads(cmd *cobra.Command, cfg *server.Config, file string) *rego.Analysis {
+	if cfg == nil || cfg.Policy.Path == "" {
+		return nil
+	}
+	_, p, err := (&desk{config: file}).compile(cmd, nil)
+	if err != nil {
+		return nil
+	}
+	return p.Analysis
 }
 
 // report prints the findings, and is an error if one of them is a problem.
-func (d *doctor) report(w io.Writer) error {
-	shown := slices.DeleteFunc(slices.Clone(d.found), func(f finding) bool {
-		return d.quiet && f.Level != levelProblem && f.Level != levelWarning
-	})
-	if d.output != "table" {
-		if err := encodeValue(w, d.output, map[string]any{"worst": d.worst(), "findings": shown}); err != nil {
+func (c *checkup) report(w io.Writer, found []doctor.Finding) error {
+	worst := doctor.Worst(found)
+	if c.quiet {
+		found = slices.DeleteFunc(found, func(f doctor.Finding) bool { return f.Level != doctor.Problem && f.Level != doctor.Warning })
+	}
+	if c.output != "table" {
+		if err := encodeValue(w, c.output, map[string]any{"worst": worst, "findings": found}); err != nil {
 			return err
 		}
-	} else {
-		for _, f := range shown {
-			line := fmt.Sprintf("%-8s %-9s %s", f.Level, f.About, printable(f.Text))
-			if f.Hint != "" {
-				line += "; " + printable(f.Hint)
-			}
-			if _, err := fmt.Fprintln(w, line); err != nil {
-				return err
-			}
-		}
+	} else if err := printFindings(w, found); err != nil {
+		return err
 	}
-	if d.worst() == levelProblem {
+	if worst == doctor.Problem {
 		return &exitError{exitDeny}
 	}
 	return nil
 }
 
-// lookAtConfig is `postern config check`.
-func (d *doctor) lookAtConfig(ctx context.Context) {
-	cfg, err := loadConfig(d.config)
-	if err == nil {
-		d.cfg = cfg
-		err = server.Verify(ctx, d.config)
-	}
-	for _, e := range single(err) {
-		if e != nil {
-			text, _, _ := strings.Cut(e.Error(), "\n") // the line of the file itself may be left out
-			d.problem("config", text, "`postern config check -c "+d.config+"` shows the place")
+func printFindings(w io.Writer, found []doctor.Finding) error {
+	for _, f := range found {
+		line := fmt.Sprintf("%-8s %-9s %s", f.Level, f.About, printable(f.Text))
+		if f.Hint != "" {
+			line += "; " + printable(f.Hint)
+		}
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
 		}
 	}
-	if err == nil {
-		d.ok("config", "%s is good", d.config)
-	}
-	if d.cfg != nil {
-		d.lookAtDangers()
-	}
-}
-
-// lookAtDangers names the settings that say themselves what they are.
-func (d *doctor) lookAtDangers() {
-	if d.cfg.OnFault != "deny" {
-		d.warn("config", "on_fault is "+string(d.cfg.OnFault)+": a gateway that fails open lets requests through that Postern could not decide on", "leave it out")
-	}
-	if d.cfg.Plaintext.InsecureAccept {
-		d.warn("config", "plaintext.insecure_accept: credentials that anybody on the way has read are taken for good", "leave it out where clients use TLS")
-	}
-	if d.cfg.Upstream.InsecureKeepCredential {
-		d.warn("config", "upstream.insecure_keep_credential: services get their callers' credentials and can use them elsewhere", "use upstream.identity_token")
-	}
-}
-
-// base is the directory of the configuration.
-func (d *doctor) base() string {
-	dir, err := filepath.Abs(filepath.Dir(d.config))
-	if err != nil {
-		return "."
-	}
-	return dir
+	return nil
 }

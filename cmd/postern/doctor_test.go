@@ -1,25 +1,13 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/json"
 	"fmt"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
-
-	"github.com/postern-auth/postern/server"
 )
 
 // examined is what the doctor says, a line for each finding, to a command line.
@@ -47,303 +35,196 @@ func examinedWith(t testing.TB, stdin string, args ...string) (out string, statu
 	}
 }
 
-// sampleOfEnvoy is deploy/envoy/envoy.yaml, with edits of exactly one place each.
-func sampleOfEnvoy(t testing.TB, edits ...string) string {
+// wired is a server, a key that it knows in a file, and the arguments for its doctor.
+type wired struct {
+	*box
+	args []string
+}
+
+func newWired(t *testing.T) *wired {
 	t.Helper()
-	sample, err := os.ReadFile(filepath.Join(repository, "deploy", "envoy", "envoy.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := string(sample)
-	for i := 0; i < len(edits); i += 2 {
-		if strings.Count(text, edits[i]) != 1 {
-			t.Fatalf("the sample holds %q %d times", edits[i], strings.Count(text, edits[i]))
-		}
-		text = strings.Replace(text, edits[i], edits[i+1], 1)
-	}
-	return text
-}
-
-// Each mistake in a configuration of Envoy's is found, and nothing in the sample is one.
-func TestDoctorReadsEnvoy(t *testing.T) {
-	t.Parallel()
 	w := prepare(t, "forwardauth")
-	w.mint(t, order{id: "alice"})
-	const bodies = `with_request_body: { max_request_bytes: %s, allow_partial_message: true }`
-	for name, c := range map[string]struct {
-		edits []string
-		want  string // part of a finding; empty for none that is bad
-	}{
-		"the sample":                {nil, ""},
-		"fails open":                {[]string{"failure_mode_allow: false", "failure_mode_allow: true"}, "problem  envoy     listener ingress: failure_mode_allow lets every request through"},
-		"version 2":                 {[]string{"transport_api_version: V3\n", "transport_api_version: V2\n"}, "problem  envoy     listener ingress: transport_api_version is not V3"},
-		"no version":                {[]string{"                      transport_api_version: V3\n", ""}, "transport_api_version is not V3"},
-		"a status that is none":     {[]string{"status_on_error: { code: ServiceUnavailable }", "status_on_error: { code: OK }"}, "status_on_error 200 is no refusal"},
-		"a number for it":           {[]string{"status_on_error: { code: ServiceUnavailable }", "status_on_error: { code: 302 }"}, "status_on_error 302 is no refusal"},
-		"joined fields":             {[]string{"encode_raw_headers: true", "encode_raw_headers: false"}, "warning  envoy     listener ingress: encode_raw_headers is off"},
-		"impatient":                 {[]string{"timeout: 0.5s", "timeout: 0.05s"}, "it waits 50ms for an answer, and the policy may take 500ms"},
-		"default patience":          {[]string{"                        timeout: 0.5s\n", ""}, "it waits 200ms"},
-		"too patient":               {[]string{"timeout: 0.5s", "timeout: 30s"}, "it waits 30s"},
-		"no cluster":                {[]string{"envoy_grpc: { cluster_name: postern }", "envoy_grpc: { cluster_name: other }"}, `there is no cluster "other"`},
-		"HTTP/1":                    {[]string{"explicit_http_config: { http2_protocol_options: {} }", "explicit_http_config: { http_protocol_options: {} }"}, `cluster "postern" does not speak HTTP/2`},
-		"raw paths":                 {[]string{"normalize_path: true", "normalize_path: false"}, "normalize_path is off"},
-		"slashes":                   {[]string{"merge_slashes: true", "merge_slashes: false"}, "merge_slashes is off"},
-		"escaped slashes":           {[]string{"path_with_escaped_slashes_action: REJECT_REQUEST", "path_with_escaped_slashes_action: KEEP_UNCHANGED"}, "path_with_escaped_slashes_action keeps %2F"},
-		"underscores":               {[]string{"common_http_protocol_options: { headers_with_underscores_action: REJECT_REQUEST }", "common_http_protocol_options: {}"}, "headers_with_underscores_action lets x_auth_principal through"},
-		"believes x-forwarded-for":  {[]string{"use_remote_address: true", "use_remote_address: false"}, "use_remote_address is off"},
-		"asks nobody":               {[]string{"name: envoy.filters.http.ext_authz\n                    typed_config", "name: envoy.filters.http.other\n                    typed_config", "ext_authz.v3.ExtAuthz\n                      transport", "other.v3.Other\n                      transport"}, "problem  envoy     none of 1 connection managers asks anybody"},
-		"another name":              {[]string{"name: envoy.filters.http.ext_authz\n                    typed_config", "name: my-authz\n                    typed_config"}, ""},
-		"HTTP service":              {[]string{"grpc_service:\n                        envoy_grpc: { cluster_name: postern }\n                        timeout: 0.5s", "http_service: { path_prefix: / }"}, "http_service is not a protocol of Postern's"},
-		"a part only":               {[]string{"encode_raw_headers: true", "encode_raw_headers: true\n                      filter_enabled: { default_value: { numerator: 50, denominator: HUNDRED } }"}, "filter_enabled lets a part of the requests through"},
-		"all of it":                 {[]string{"encode_raw_headers: true", "encode_raw_headers: true\n                      filter_enabled: { default_value: { numerator: 1000000, denominator: MILLION } }"}, ""},
-		"disabled":                  {[]string{"  - name: envoy.filters.http.ext_authz\n", "  - name: envoy.filters.http.ext_authz\n                    disabled: true\n"}, "the filter is disabled"},
-		"a route that asks nobody":  {[]string{"                          request_headers_to_remove:\n                            - x-auth-principal\n", "                          request_headers_to_remove:\n"}, "warning  envoy     nobody is asked about the route of path /healthz"},
-		"all routes":                {[]string{"match: { path: /healthz }", "match: { prefix: / }"}, "problem  envoy     ext_authz is disabled on the route of prefix /"},
-		"after the router":          {[]string{"http_filters:\n", "http_filters:\n                  - name: envoy.filters.http.router\n"}, "envoy.filters.http.router comes before ext_authz"},
-		"Lua behind it":             {[]string{"                  - name: envoy.filters.http.router\n", "                  - name: envoy.filters.http.lua\n                  - name: envoy.filters.http.router\n"}, "envoy.filters.http.lua comes after ext_authz"},
-		"credentials kept back":     {[]string{"encode_raw_headers: true", "encode_raw_headers: true\n                      allowed_headers: { patterns: [{ exact: x-request-id }] }"}, "allowed_headers keeps x-api-key from Postern"},
-		"credentials let through":   {[]string{"encode_raw_headers: true", "encode_raw_headers: true\n                      allowed_headers: { patterns: [{ prefix: X-, ignore_case: true }, { safe_regex: { regex: 'auth.*' } }] }"}, ""},
-		"credentials hidden":        {[]string{"encode_raw_headers: true", "encode_raw_headers: true\n                      disallowed_headers: { patterns: [{ exact: authorization }] }"}, "disallowed_headers keeps authorization"},
-		"bodies that are too large": {[]string{"encode_raw_headers: true", "encode_raw_headers: true\n                      " + fmt.Sprintf(bodies, "2097152")}, "forwards 2097152 bytes of a body"},
-		"bodies":                    {[]string{"encode_raw_headers: true", "encode_raw_headers: true\n                      " + fmt.Sprintf(bodies, "65536")}, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			file := filepath.Join(t.TempDir(), "envoy.yaml")
-			text := sampleOfEnvoy(t, c.edits...)
-			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			out, status := examined(t, "-c", w.path("postern.yaml"), "--offline", "--envoy-config", file)
-			checkExamined(t, out, status, c.want)
-
-			// The same from a running Envoy's admin listener, where numbers may be texts.
-			var parsed any
-			if err := yaml.Unmarshal([]byte(text), &parsed); err != nil {
-				t.Fatal(err)
-			}
-			dump, err := json.Marshal(map[string]any{"configs": []any{map[string]any{"@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump", "bootstrap": parsed}}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path == "/config_dump" {
-					_, _ = w.Write(dump)
-				}
-			}))
-			defer admin.Close()
-			d := doctor{config: w.path("postern.yaml"), envoyAdmin: admin.URL, now: time.Now, output: "table"}
-			d.timeout = time.Minute
-			if d.cfg, err = server.LoadConfig(d.config); err != nil {
-				t.Fatal(err)
-			}
-			cmd := &cobra.Command{}
-			cmd.SetContext(t.Context())
-			d.lookAtEnvoy(cmd)
-			var said strings.Builder
-			_ = d.report(&said)
-			checkExamined(t, said.String(), -1, c.want)
-		})
-	}
+	w.write(t, "policy/authz.rego", "package postern.authz\ndefault decision := false\ndecision if { input.principal.id == \"alice\"; not startswith(input.request.path, \"/secret\") }\n")
+	key := w.mint(t, order{id: "alice", tenant: "acme"})
+	w.write(t, "key.txt", key)
+	b := start(t, w)
+	b.hide(key)
+	return &wired{b, []string{"-c", w.path("postern.yaml"), "--server", b.rpc, "--admin", b.admin, "--gateway", b.gateway, "--credential", "x-api-key: @" + w.path("key.txt"), "--timeout", "20s"}}
 }
 
-// checkExamined looks for a finding, or that there is nothing bad about Envoy.
-func checkExamined(t testing.TB, out string, status int, want string) {
+// examine has the doctor look through a gateway, and says what it said about it.
+func (w *wired) examine(t *testing.T, url string, more ...string) string {
 	t.Helper()
-	if want != "" && !strings.Contains(out, want) {
-		t.Errorf("it does not say %q but:\n%s", want, out)
-	}
-	problems := strings.Contains(out, "problem ")
-	if status >= 0 && (status == exitDeny) != problems {
-		t.Errorf("it exits with %d:\n%s", status, out)
-	}
-	for line := range strings.Lines(out) {
-		if want == "" && strings.Contains(line, " envoy ") && !strings.HasPrefix(line, "ok ") {
-			t.Errorf("it says %q", line)
-		}
-	}
-}
-
-// What is no configuration of Envoy's is said to be none, and nothing panics.
-func TestDoctorReadsNonsense(t *testing.T) {
-	t.Parallel()
-	w := prepare(t, "forwardauth")
-	w.mint(t, order{id: "alice"})
-	for text, want := range map[string]string{
-		"":                     "is no configuration",
-		"[1, 2]":               "is no configuration",
-		"a: [":                 "neither YAML nor JSON",
-		"{}":                   "there is no HTTP connection manager",
-		"http_filters: 7":      "asks anybody",
-		"http_filters: [1, a]": "asks anybody",
-		"http_filters: [{name: envoy.filters.http.ext_authz, typed_config: 7}]":                                                                   "transport_api_version",
-		"http_filters: [{name: envoy.filters.http.ext_authz, typed_config: {grpc_service: [], status_on_error: {code: [1]}, filter_enabled: x}}]": "filter_enabled",
-	} {
-		file := filepath.Join(t.TempDir(), "envoy.yaml")
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if out, status := examined(t, "-c", w.path("postern.yaml"), "--offline", "--envoy-config", file); status != exitDeny || !strings.Contains(out, want) {
-			t.Errorf("%q: %d %s", text, status, out)
-		}
-	}
-	other := httptest.NewServer(http.NotFoundHandler())
-	defer other.Close()
-	if out, _ := examined(t, "-c", w.path("postern.yaml"), "--server", "127.0.0.1:1", "--envoy-admin", other.URL, "--timeout", "5s"); !strings.Contains(out, "is no configuration (status 404)") {
+	out, _ := examined(t, append(append(w.args, "--url", url), more...)...)
+	w.leaks(t, "doctor", out)
+	if strings.Contains(out, "panic") {
 		t.Error(out)
 	}
+	return out
 }
 
-// Who else can read secrets, or change what decides.
-func TestDoctorLooksAtFiles(t *testing.T) {
+// A gateway that asks and obeys is good; each way of not doing so is found.
+func TestDoctorLooksThroughGateways(t *testing.T) {
 	t.Parallel()
+	w := newWired(t)
+	echo := func(rw http.ResponseWriter, r *http.Request) { fmt.Fprintln(rw, r.Header) }
+	asks := func(t testing.TB, path string, r *http.Request) int {
+		fields := http.Header{"X-Forwarded-Method": {r.Method}, "X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {r.Host}, "X-Forwarded-Uri": {path}}
+		for name, values := range r.Header {
+			fields[name] = append(fields[name], values...)
+		}
+		q, err := http.NewRequestWithContext(r.Context(), "GET", "http://"+w.gateway+"/forward-auth/traefik", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header = fields
+		res, err := http.DefaultClient.Do(q)
+		if err != nil {
+			return 503
+		}
+		_ = res.Body.Close()
+		return res.StatusCode
+	}
+	strip := func(r *http.Request) {
+		for name := range r.Header {
+			if strings.HasPrefix(strings.ReplaceAll(name, "_", "-"), "X-Auth-") {
+				r.Header.Del(name)
+			}
+		}
+	}
 	for name, c := range map[string]struct {
-		change func(t *testing.T, w world)
-		want   string
+		gateway func(t testing.TB) http.HandlerFunc
+		want    []string
+		never   string
 	}{
-		"as it should be":      {func(*testing.T, world) {}, ""},
-		"a readable secret":    {func(t *testing.T, w world) { chmod(t, w.path("pepper"), 0o644) }, "everybody on this machine can read"},
-		"writable keys":        {func(t *testing.T, w world) { chmod(t, w.path("keys.yaml"), 0o666) }, "api_keys.file: everybody on this machine can change"},
-		"a writable policy":    {func(t *testing.T, w world) { chmod(t, w.path("policy/authz.rego"), 0o666) }, "policy.path: everybody on this machine can change"},
-		"a writable directory": {func(t *testing.T, w world) { chmod(t, string(w), 0o777) }, "everybody on this machine can replace"},
-		"behind a closed door": {func(t *testing.T, w world) { chmod(t, w.path("pepper"), 0o666); chmod(t, string(w), 0o700) }, ""},
+		"good": {func(t testing.TB) http.HandlerFunc {
+			return func(rw http.ResponseWriter, r *http.Request) {
+				if status := asks(t, r.RequestURI, r); status != 200 {
+					http.Error(rw, "no", status)
+					return
+				}
+				strip(r)
+				echo(rw, r)
+			}
+		}, []string{"ok       gateway   no credential: status 401", "ok       gateway   your credential: status 200", "no form of the path gets past", "are not repeated by the service", "a false credential in authorization: status 401"}, "problem  gateway"},
+		"asks nobody": {func(testing.TB) http.HandlerFunc { return echo }, []string{"problem  gateway   no credential: status 200: the gateway lets requests through without asking"}, ""},
+		"fails": {func(testing.TB) http.HandlerFunc {
+			return func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(502) }
+		}, []string{"no credential: status 502, which is no decision"}, ""},
+		"lets any credential through": {func(t testing.TB) http.HandlerFunc {
+			return func(rw http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Authorization") == "" && asks(t, r.RequestURI, r) != 200 {
+					http.Error(rw, "no", 401)
+					return
+				}
+				strip(r)
+				echo(rw, r)
+			}
+		}, []string{"problem  gateway   a false credential in authorization: status 200: it was let through"}, ""},
+		"believes x-auth-principal": {func(t testing.TB) http.HandlerFunc {
+			return func(rw http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("X-Auth-Principal") == "" && asks(t, r.RequestURI, r) != 200 {
+					http.Error(rw, "no", 401)
+					return
+				}
+				echo(rw, r)
+			}
+		}, []string{"header fields of an identity, and no credential: status 200: it was let through", "a header field such as X-Auth-Principal that the client sent reaches the service"}, ""},
+		"reads paths in its own way": {func(t testing.TB) http.HandlerFunc {
+			return func(rw http.ResponseWriter, r *http.Request) {
+				if strings.HasPrefix(r.RequestURI, "/orders") && asks(t, r.RequestURI, r) != 200 {
+					http.Error(rw, "no", 401)
+					return
+				}
+				strip(r)
+				echo(rw, r)
+			}
+		}, []string{"problem  gateway   a doubled slash (//orders): status 200", "capitals (/ORDERS): status 200"}, ""},
+		"loses credentials": {func(t testing.TB) http.HandlerFunc {
+			return func(rw http.ResponseWriter, r *http.Request) {
+				r.Header.Del("X-Api-Key")
+				if status := asks(t, r.RequestURI, r); status != 200 {
+					http.Error(rw, "no", status)
+				}
+			}
+		}, []string{"problem  gateway   your credential: status 401; does the gateway pass the header field on"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := prepare(t, "forwardauth")
-			w.mint(t, order{id: "alice"})
-			chmod(t, string(w), 0o755)
-			for _, of := range []string{"pepper", "keys.yaml", "postern.yaml"} {
-				chmod(t, w.path(of), 0o600)
+			g := httptest.NewServer(c.gateway(t))
+			defer g.Close()
+			out := w.examine(t, g.URL+"/orders")
+			for _, want := range c.want {
+				if !strings.Contains(out, want) {
+					t.Errorf("it does not say %q", want)
+				}
 			}
-			if !reachable(w.path("pepper")) {
-				t.Skip("nobody else can come as far as the directory of this test")
-			}
-			c.change(t, w)
-			out, _ := examined(t, "-c", w.path("postern.yaml"), "--offline")
-			if c.want == "" && !strings.Contains(out, "ok       files") || c.want != "" && !strings.Contains(out, c.want) {
-				t.Error(out)
+			if c.never != "" && strings.Contains(out, c.never) || t.Failed() {
+				t.Errorf("%s", out)
 			}
 		})
 	}
-}
-
-func chmod(t *testing.T, name string, mode os.FileMode) {
-	t.Helper()
-	if err := os.Chmod(name, mode); err != nil {
-		t.Fatal(err)
+	denied := w.examine(t, "http://"+w.gateway+"/secret") // nobody listens there as a gateway does
+	if !strings.Contains(denied, "problem  gateway   no credential: status 404: the gateway lets requests through") {
+		t.Error(denied)
 	}
 }
 
-// Certificates that have ended, will soon, or are no chain.
-func TestDoctorLooksAtCertificates(t *testing.T) {
+// A credential may come by standard input, which is there to be read once.
+func TestDoctorReadsStandardInput(t *testing.T) {
 	t.Parallel()
-	ca, key := examinedCA(t)
-	leaf := examinedLeaf(t, ca, key)
-	for name, c := range map[string]struct {
-		at   time.Time
-		want string
-	}{
-		"good":    {leaf.NotBefore.Add(time.Minute), "is good until"},
-		"soon":    {leaf.NotAfter.Add(-time.Hour), "ends at"},
-		"over":    {leaf.NotAfter.Add(time.Hour), "has ended at"},
-		"not yet": {leaf.NotBefore.Add(-time.Hour), "is not good before"},
-	} {
-		d := doctor{now: func() time.Time { return c.at }, output: "table"}
-		d.lookAtChain("tls.cert", []*x509.Certificate{leaf, ca})
-		var out strings.Builder
-		_ = d.report(&out)
-		if !strings.Contains(out.String(), c.want) {
-			t.Errorf("%s: %s", name, out.String())
+	w := newWired(t)
+	key := w.read(t, "key.txt")
+	g := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Api-Key") != key {
+			rw.WriteHeader(http.StatusUnauthorized)
 		}
+	}))
+	defer g.Close()
+	out, _ := examinedWith(t, key, "-c", w.path("postern.yaml"), "--server", w.rpc, "--admin", w.admin, "--gateway", w.gateway, "--timeout", "20s",
+		"--url", g.URL+"/orders", "--credential", "x-api-key: @-")
+	if !strings.Contains(out, "ok       gateway   your credential: status 200") {
+		t.Error(out)
 	}
-	d := doctor{now: func() time.Time { return leaf.NotBefore.Add(time.Minute) }, output: "table"}
-	other, _ := examinedCA(t)
-	d.lookAtChain("tls.cert", []*x509.Certificate{leaf, other})
-	if len(d.found) != 1 || !strings.Contains(d.found[0].Text, "did not sign the one before it") {
-		t.Error(d.found)
-	}
+	w.leaks(t, "doctor", out)
 }
 
-// examinedCA is an authority of a year, and examinedLeaf a certificate of it, of a month.
-func examinedCA(t testing.TB) (*x509.Certificate, *ecdsa.PrivateKey) {
-	t.Helper()
-	key := newECKey(t)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotBefore: time.Now(), NotAfter: time.Now().Add(365 * 24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	return signedCertificate(t, template, template, key, key), key
-}
-
-func examinedLeaf(t testing.TB, ca *x509.Certificate, by *ecdsa.PrivateKey) *x509.Certificate {
-	t.Helper()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "postern.test"}, DNSNames: []string{"postern.test"},
-		NotBefore: time.Now(), NotAfter: time.Now().Add(30 * 24 * time.Hour),
-	}
-	return signedCertificate(t, template, ca, newECKey(t), by)
-}
-
-func signedCertificate(t testing.TB, template, parent *x509.Certificate, key, by *ecdsa.PrivateKey) *x509.Certificate {
-	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), by)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// A clock that is off is told, and the second that a Date field leaves open is not.
-func TestDoctorLooksAtClocks(t *testing.T) {
+// The samples of deploy/, run for real, have no problem.
+func TestDoctorLooksThroughRealGateways(t *testing.T) {
 	t.Parallel()
-	asked := time.Date(2026, 11, 21, 12, 0, 0, 700_000_000, time.UTC)
-	for _, c := range []struct {
-		off  time.Duration
-		want level
-	}{{0, ""}, {-time.Second, ""}, {3 * time.Second, ""}, {20 * time.Second, levelWarning}, {-time.Hour, levelProblem}, {time.Hour, levelProblem}} {
-		d := doctor{now: func() time.Time { return asked.Add(100 * time.Millisecond) }}
-		d.lookAtClock("server", "it", http.Header{"Date": {asked.Add(c.off).Format(http.TimeFormat)}}, asked)
-		if c.want == "" && len(d.found) > 0 || c.want != "" && (len(d.found) != 1 || d.found[0].Level != c.want) {
-			t.Errorf("%s: %v", c.off, d.found)
+	w := newWired(t)
+	for _, g := range gateways {
+		t.Run(g.name, func(t *testing.T) {
+			t.Parallel()
+			g.program(t)
+			app := newApplication(t)
+			at := g.run(t, w.gateway, strings.TrimPrefix(app.URL, "http://"))
+			out := w.examine(t, "http://"+at+"/orders/7")
+			if strings.Contains(out, "problem ") || !strings.Contains(out, "no form of the path gets past") || !strings.Contains(out, "your credential: status 200") {
+				t.Errorf("%s", out)
+			}
+		})
+	}
+	t.Run("envoy", func(t *testing.T) {
+		t.Parallel()
+		app := newApplication(t)
+		service := strings.TrimPrefix(app.URL, "http://")
+		dir := t.TempDir()
+		e := runEnvoy(t, dir, "envoy.yaml", "port_value: 10000", "port_value: 0", "port_value: 9901", "port_value: 0",
+			"port_value: 9191", "port_value: "+portOf(t, w.rpc), "port_value: 8080", "port_value: "+portOf(t, service))
+		admin, err := os.ReadFile(filepath.Join(dir, "envoy.admin"))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-}
-
-// A running server: what is not ready, and what only the metrics tell.
-func TestDoctorLooksAtMetrics(t *testing.T) {
-	t.Parallel()
-	d := doctor{now: time.Now}
-	d.lookAtMetrics(`# HELP x
-postern_store_blind 1
-postern_issuer_fetch_failed{issuer="https://a.test"} 1
-postern_issuer_fetch_failed{issuer="https://b.test"} 0
-postern_trace_failed 0
-postern_store_age_seconds 0.2
-postern_bundle_checked_seconds{bundle="shop"} 1
-postern_policy_activated_seconds 1.7e+09
-broken line
-`)
-	if len(d.found) != 4 || d.found[0].Level != levelProblem || !strings.Contains(d.found[1].Text, `issuer="https://a.test"`) || d.found[2].Level != levelWarning || d.found[3].Level != levelOK {
-		t.Errorf("%v", d.found)
-	}
-	registered := map[string]bool{}
-	for _, row := range tableRows(t, "docs/operations.md", "| metric") {
-		registered[strings.Trim(row[0], "`")] = true
-	}
-	for _, a := range alarms {
-		if !registered[a.metric] {
-			t.Errorf("there is no metric %s", a.metric)
+		out := w.examine(t, "http://"+e.at+"/orders/7", "--envoy-admin", "http://"+string(admin))
+		if strings.Contains(out, "problem ") || !strings.Contains(out, "no form of the path gets past") || !strings.Contains(out, "your credential: status 200") || !strings.Contains(out, "ok       envoy     asks as it should") {
+			t.Errorf("%s", out)
 		}
-		delete(registered, a.metric)
-	}
-	for metric := range registered {
-		if strings.HasSuffix(metric, "_failed") {
-			t.Errorf("the doctor does not look at %s", metric)
+		open := runEnvoy(t, t.TempDir(), "envoy.yaml", "port_value: 10000", "port_value: 0", "port_value: 9901", "port_value: 0",
+			"port_value: 9191", "port_value: "+portOf(t, "127.0.0.1:1"), "port_value: 8080", "port_value: "+portOf(t, service), "failure_mode_allow: false", "failure_mode_allow: true")
+		out = w.examine(t, "http://"+open.at+"/orders/7")
+		if !strings.Contains(out, "problem  gateway   no credential: status 200") {
+			t.Errorf("an Envoy that fails open: %s", out)
 		}
-	}
+	})
 }

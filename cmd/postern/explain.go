@@ -29,7 +29,7 @@ that decided first. Bodies, queries, and what is named like a secret are not sho
   postern explain 7d1k2m9qxw4e0000001 -o json --admin 10.0.0.7:9192`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			conn, err := c.dial()
+			conn, err := c.Dial()
 			if err != nil {
 				return err
 			}
@@ -41,7 +41,7 @@ that decided first. Bodies, queries, and what is named like a secret are not sho
 			defer cancel()
 			res, err := adminv1.NewDecisionServiceClient(conn).GetDecision(ctx, &adminv1.GetDecisionRequest{DecisionId: args[0]})
 			if err != nil {
-				return c.explainRPC(err)
+				return c.ExplainRPC(err)
 			}
 			return render(cmd.OutOrStdout(), output, res, func() []row { return explainRows(res) })
 		},
@@ -55,16 +55,16 @@ that decided first. Bodies, queries, and what is named like a secret are not sho
 // a caller in the server's list.
 func (r *remote) callerFlags(cmd *cobra.Command) {
 	r.flagsAs(cmd, "admin")
-	cmd.Flags().StringVar(&r.tokenFile, "caller-token-file", "", "file with the token of a caller, if the server's list asks for one")
+	cmd.Flags().StringVar(&r.TokenFile, "caller-token-file", "", "file with the token of a caller, if the server's list asks for one")
 	exclusive(cmd, "token-file", "caller-token-file")
 }
 
 // asCaller is the context of a call of either of them.
 func (r *remote) asCaller(ctx context.Context) (context.Context, context.CancelFunc, error) {
-	if r.tokenFile != "" {
-		return r.connection.context(ctx)
+	if r.TokenFile != "" {
+		return r.connection.Context(ctx)
 	}
-	return r.context(ctx)
+	return r.Context(ctx)
 }
 
 func explainRows(res *adminv1.GetDecisionResponse) []row {

@@ -21,7 +21,9 @@ var floors = []struct {
 	packages string // as in path.Match
 	floor    int
 }{
-	{"cmd/*", 5},
+	{"cmd/postern", 6},
+	{"cmd/postern/doctor", 5}, // looks at a server as its commands do, and knows its configuration
+	{"cmd/postern/client", 4}, // which both of them ask servers with
 	{"server", 4},
 	{"server/door/*", 3}, {"server/admin", 3},
 	{"server/store/table", 1}, {"server/store/memory", 1}, // which others of them are made of or compared with

@@ -76,11 +76,7 @@ func (d *desk) settings() (rego.Config, error) {
 			return c, err
 		}
 		c = cfg.Policy.Config
-		for _, rule := range cfg.Credentials {
-			if h := rule.From.Header(); h != "" {
-				c.CredentialHeaders = append(c.CredentialHeaders, h)
-			}
-		}
+		c.CredentialHeaders = append(c.CredentialHeaders, cfg.CredentialFields()...)
 		for i := range cfg.Routes {
 			r := cfg.Routes[i].Policy()
 			d.routes = append(d.routes, author.Route{Name: r.Name, Tenant: r.Tenant, Scopes: r.Scopes, Permission: r.Permission, Labels: r.Labels})

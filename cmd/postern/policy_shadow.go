@@ -28,7 +28,7 @@ to compare.`,
   postern policy shadow -o json --admin 10.0.0.7:9192`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := c.dial()
+			conn, err := c.Dial()
 			if err != nil {
 				return err
 			}
@@ -40,7 +40,7 @@ to compare.`,
 			defer cancel()
 			res, err := adminv1.NewDecisionServiceClient(conn).ListShadowDifferences(ctx, &adminv1.ListShadowDifferencesRequest{})
 			if err != nil {
-				return c.explainRPC(err)
+				return c.ExplainRPC(err)
 			}
 			if err := printShadow(cmd.OutOrStdout(), output, res); err != nil {
 				return err

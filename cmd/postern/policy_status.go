@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -83,9 +82,9 @@ func (c *connection) policyStatus(ctx context.Context) (*inForce, error) {
 		return nil, err
 	}
 	defer client.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	out := &inForce{Server: c.address, Metrics: map[string]float64{}}
+	out := &inForce{Server: c.Address, Metrics: map[string]float64{}}
 	var ready struct {
 		Ready      bool
 		Conditions []struct {
@@ -98,7 +97,7 @@ func (c *connection) policyStatus(ctx context.Context) (*inForce, error) {
 		return nil, err
 	}
 	if err := json.Unmarshal(text, &ready); err != nil {
-		return nil, fmt.Errorf("%s is no admin listener: what /readyz says is no JSON", c.address)
+		return nil, fmt.Errorf("%s is no admin listener: what /readyz says is no JSON", c.Address)
 	}
 	out.Ready = ready.Ready
 	for _, condition := range ready.Conditions {
@@ -119,25 +118,25 @@ func (c *connection) policyStatus(ctx context.Context) (*inForce, error) {
 // httpClient reaches the same listener as a gRPC connection would.
 func (c *connection) httpClient() (*http.Client, string, error) {
 	switch {
-	case c.address == "":
+	case c.Address == "":
 		return nil, "", errors.New("the address of the server is empty")
-	case (c.cert == "") != (c.key == ""):
+	case (c.Cert == "") != (c.Key == ""):
 		return nil, "", errors.New("--cert and --key belong together")
 	}
-	transport, base := &http.Transport{}, "http://"+c.address
-	if c.encrypted() {
-		config, err := c.tlsConfig()
+	transport, base := &http.Transport{}, "http://"+c.Address
+	if c.Encrypted() {
+		config, err := c.TLSConfig()
 		if err != nil {
 			return nil, "", err
 		}
-		transport.TLSClientConfig, base = config, "https://"+c.address
+		transport.TLSClientConfig, base = config, "https://"+c.Address
 	}
-	if file, ok := strings.CutPrefix(c.address, "unix:"); ok {
+	if file, ok := strings.CutPrefix(c.Address, "unix:"); ok {
 		file = "/" + strings.TrimLeft(file, "/")
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", file)
 		}
-		base = strings.TrimSuffix(base, c.address) + "localhost"
+		base = strings.TrimSuffix(base, c.Address) + "localhost"
 	}
 	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, base, nil
 }
@@ -145,25 +144,25 @@ func (c *connection) httpClient() (*http.Client, string, error) {
 func (c *connection) get(ctx context.Context, client *http.Client, url string, accepted ...int) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, fmt.Errorf("%s is no address of a server", c.address)
+		return nil, fmt.Errorf("%s is no address of a server", c.Address)
 	}
-	if c.tokenFile != "" {
-		token, err := os.ReadFile(c.tokenFile)
-		if err != nil {
-			return nil, err
-		}
-		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	token, err := c.Token()
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return nil, c.noAnswer(status.New(codes.Unavailable, err.Error()))
+		return nil, c.NoAnswer(status.New(codes.Unavailable, err.Error()))
 	}
 	defer res.Body.Close()
 	switch {
 	case res.StatusCode == http.StatusForbidden:
 		return nil, errors.New("the server does not tell everybody; show who is asking with --cert and --key, or --caller-token-file")
 	case !slices.Contains(accepted, res.StatusCode):
-		return nil, fmt.Errorf("%s answered %s; name the admin listener with --admin", c.address, res.Status)
+		return nil, fmt.Errorf("%s answered %s; name the admin listener with --admin", c.Address, res.Status)
 	}
 	return io.ReadAll(io.LimitReader(res.Body, maxStatus))
 }

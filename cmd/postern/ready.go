@@ -25,22 +25,22 @@ not ready, /readyz on the admin listener says.`,
   postern ready -q --server 10.0.0.7:9191 --ca ca.pem`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := c.dial()
+			conn, err := c.Dial()
 			if err != nil {
 				return err
 			}
 			defer conn.Close()
-			ctx, cancel, err := c.context(cmd.Context())
+			ctx, cancel, err := c.Context(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer cancel()
 			res, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
 			if status.Code(err) == codes.NotFound {
-				return fmt.Errorf("%s knows nothing of health: it is no Postern", c.address)
+				return fmt.Errorf("%s knows nothing of health: it is no Postern", c.Address)
 			}
 			if err != nil {
-				return c.explainRPC(err)
+				return c.ExplainRPC(err)
 			}
 			if !quiet {
 				fmt.Fprintln(cmd.OutOrStdout(), strings.ToLower(strings.ReplaceAll(res.GetStatus().String(), "_", " ")))

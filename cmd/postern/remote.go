@@ -19,6 +19,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/postern-auth/postern/cmd/postern/client"
 )
 
 // remote is the admin API of a server, as somebody.
@@ -77,12 +79,12 @@ func (r *remote) credential() (string, error) {
 // private reports whether nobody on the way can read what is sent: credentials go
 // both ways.
 func (r *remote) private() bool {
-	if r.encrypted() || strings.HasPrefix(r.address, "unix:") {
+	if r.Encrypted() || strings.HasPrefix(r.Address, "unix:") {
 		return true
 	}
-	host, _, err := net.SplitHostPort(r.address)
+	host, _, err := net.SplitHostPort(r.Address)
 	if err != nil {
-		host = r.address
+		host = r.Address
 	}
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.IsLoopback()
@@ -90,11 +92,12 @@ func (r *remote) private() bool {
 
 // errPublic keeps credentials from lines that others can listen to.
 func (r *remote) errPublic() error {
-	return fmt.Errorf("%s is another machine, and others could read the credentials on the way: give --tls or --ca, or use a tunnel", r.address)
+	return fmt.Errorf("%s is another machine, and others could read the credentials on the way: give --tls or --ca, or use a tunnel", r.Address)
 }
 
-// context is that of one call, with what the caller shows.
-func (r *remote) context(ctx context.Context) (context.Context, context.CancelFunc, error) {
+// Context is that of one call, with what the caller shows: a key or token in place of the
+// token of a caller.
+func (r *remote) Context(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	if r.token == "" {
 		token, err := r.credential()
 		if err != nil {
@@ -102,7 +105,7 @@ func (r *remote) context(ctx context.Context) (context.Context, context.CancelFu
 		}
 		r.token = token
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	switch {
 	case r.token == "":
 		return ctx, cancel, nil
@@ -110,7 +113,7 @@ func (r *remote) context(ctx context.Context) (context.Context, context.CancelFu
 		cancel()
 		return nil, nil, r.errPublic()
 	}
-	return withBearer(ctx, r.token), cancel, nil
+	return client.WithBearer(ctx, r.token), cancel, nil
 }
 
 // call makes one call: method is its full name, as in the generated code. The
@@ -120,11 +123,11 @@ func (r *remote) call(ctx context.Context, method string, req, res proto.Message
 		return r.errPublic()
 	}
 	if r.conn == nil {
-		if r.conn, err = r.dial(); err != nil {
+		if r.conn, err = r.Dial(); err != nil {
 			return err
 		}
 	}
-	ctx, cancel, err := r.context(ctx)
+	ctx, cancel, err := r.Context(ctx)
 	if err != nil {
 		return err
 	}
@@ -180,9 +183,9 @@ func (r *remote) explain(err error) error {
 	if info == nil {
 		switch s.Code() {
 		case codes.Unavailable, codes.DeadlineExceeded:
-			return r.noAnswer(s)
+			return r.NoAnswer(s)
 		case codes.Unimplemented:
-			return fmt.Errorf("%s does not serve this: name the admin listener with --server; it needs a store", r.address)
+			return fmt.Errorf("%s does not serve this: name the admin listener with --server; it needs a store", r.Address)
 		case codes.Unauthenticated:
 			reason = "UNAUTHENTICATED"
 		}

@@ -74,12 +74,12 @@ func (s *settlement) settle(cmd *cobra.Command, receipt string) (*posternv1.Sett
 	if err != nil {
 		return nil, err
 	}
-	conn, err := s.dial()
+	conn, err := s.Dial()
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	ctx, cancel, err := s.context(cmd.Context())
+	ctx, cancel, err := s.Context(cmd.Context())
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func (s *settlement) settle(cmd *cobra.Command, receipt string) (*posternv1.Sett
 			return nil, &refusalError{errors.New(printable(st.Message()) + because(info.GetReason())), st.Code()}
 		}
 	}
-	return nil, s.explainRPC(err)
+	return nil, s.ExplainRPC(err)
 }
 
 // readReceipt reads a receipt from where it is said to be.

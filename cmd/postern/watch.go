@@ -134,7 +134,7 @@ func (w *watcher) watch(ctx context.Context) error {
 	if !w.private() {
 		return w.errPublic()
 	}
-	conn, err := w.dial()
+	conn, err := w.Dial()
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (w *watcher) lost(err error) string {
 	if err == nil || errors.Is(err, io.EOF) {
 		return "the server has ended the stream"
 	}
-	return printable(w.noAnswer(status.Convert(err)).Error())
+	return printable(w.NoAnswer(status.Convert(err)).Error())
 }
 
 // silence is how long nothing may come from a server, which says every 10 s that it is there.
@@ -197,7 +197,7 @@ func (w *watcher) follow(ctx context.Context, conn *grpc.ClientConn, req *adminv
 	shown, _ := metadata.FromOutgoingContext(call)
 	ctx, cancel := context.WithCancelCause(metadata.NewOutgoingContext(ctx, shown))
 	defer cancel(nil)
-	silent := time.AfterFunc(w.timeout, func() { cancel(errSilent) })
+	silent := time.AfterFunc(w.Timeout, func() { cancel(errSilent) })
 	defer silent.Stop()
 	stream, err := adminv1.NewDecisionServiceClient(conn).WatchDecisions(ctx, req, grpc.MaxCallRecvMsgSize(maxAnswer))
 	for first := true; err == nil; first = false {

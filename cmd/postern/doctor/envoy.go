@@ -1,11 +1,11 @@
-package main
+package doctor
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"os"
 	"regexp"
@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/postern-auth/postern/server"
@@ -27,7 +26,6 @@ const (
 	filterExtAuthz = "envoy.filters.http.ext_authz"
 	filterRouter   = "envoy.filters.http.router"
 	typeExtAuthz   = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"
-	typePerRoute   = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"
 )
 
 // answeringFilters are filters that answer a request by themselves: before ext_authz, nobody is
@@ -42,88 +40,30 @@ var alteringFilters = []string{
 	"envoy.filters.http.header_mutation", "envoy.filters.http.grpc_json_transcoder", "envoy.filters.http.dynamic_modules",
 }
 
-// node is a JSON value of a configuration, which is read without trust in its form.
-type node map[string]any
-
-func (n node) object(name string) node { m, _ := n[name].(map[string]any); return m }
-
-func (n node) list(name string) (all []node) {
-	list, _ := n[name].([]any)
-	for _, one := range list {
-		if m, ok := one.(map[string]any); ok {
-			all = append(all, m)
-		}
-	}
-	return all
-}
-
-func (n node) texts(name string) (all []string) {
-	list, _ := n[name].([]any)
-	for _, one := range list {
-		if s, ok := one.(string); ok {
-			all = append(all, s)
-		}
-	}
-	return all
-}
-
-func (n node) text(name string) string { s, _ := n[name].(string); return s }
-func (n node) truth(name string) bool  { b, _ := n[name].(bool); return b }
-
-// number is a number, which protobuf's JSON may write as a text.
-func (n node) number(name string) float64 {
-	switch v := n[name].(type) {
-	case float64:
-		return v
-	case int:
-		return float64(v)
-	case string:
-		var f float64
-		_, _ = fmt.Sscanf(v, "%g", &f)
-		return f
-	}
-	return 0
-}
-
-// eachObject calls do for all objects, the outer ones first.
-func eachObject(v any, do func(node)) {
-	switch v := v.(type) {
-	case map[string]any:
-		do(v)
-		for _, name := range slices.Sorted(maps.Keys(v)) {
-			eachObject(v[name], do)
-		}
-	case []any:
-		for _, one := range v {
-			eachObject(one, do)
-		}
-	}
-}
-
 // lookAtEnvoy reads the configuration of an Envoy.
-func (d *doctor) lookAtEnvoy(cmd *cobra.Command) {
+func (x *examination) lookAtEnvoy(ctx context.Context) {
 	var config any
 	var err error
 	switch {
-	case d.envoyAdmin != "":
-		config, err = d.envoyDump(cmd)
-	case d.envoyConfig != "":
-		config, err = readEnvoyConfig(d.envoyConfig)
+	case x.EnvoyAdmin != "" && !x.Offline:
+		config, err = x.envoyDump(ctx)
+	case x.EnvoyConfig != "":
+		config, err = readEnvoyConfig(x.EnvoyConfig)
 	default:
 		return
 	}
 	if err != nil {
-		d.problem("envoy", err.Error(), "")
+		x.problem("envoy", err.Error(), "")
 		return
 	}
-	e := envoyWiring{doctor: d, all: config, bodies: d.policyReadsBodies(cmd)}
+	e := envoyWiring{examination: x, all: config, bodies: x.policyReadsBodies()}
 	e.look()
 }
 
 // envoyDump asks an Envoy what is in force.
-func (d *doctor) envoyDump(cmd *cobra.Command) (any, error) {
-	client := &http.Client{Timeout: d.timeout, Transport: &http.Transport{DisableKeepAlives: true}}
-	req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, strings.TrimSuffix(d.envoyAdmin, "/")+"/config_dump", nil)
+func (x *examination) envoyDump(ctx context.Context) (any, error) {
+	client := &http.Client{Timeout: x.Server.Timeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(x.EnvoyAdmin, "/")+"/config_dump", nil)
 	if err != nil {
 		return nil, errors.New("--envoy-admin is not a URL")
 	}
@@ -134,7 +74,7 @@ func (d *doctor) envoyDump(cmd *cobra.Command) (any, error) {
 	defer res.Body.Close()
 	var v any
 	if res.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(res.Body, maxEnvoyConfig)).Decode(&v) != nil {
-		return nil, fmt.Errorf("%s/config_dump is no configuration (status %d)", strings.TrimSuffix(d.envoyAdmin, "/"), res.StatusCode)
+		return nil, fmt.Errorf("%s/config_dump is no configuration (status %d)", strings.TrimSuffix(x.EnvoyAdmin, "/"), res.StatusCode)
 	}
 	return v, nil
 }
@@ -160,15 +100,15 @@ func readEnvoyConfig(name string) (any, error) {
 }
 
 // policyReadsBodies reports whether the policy looks at bodies, as far as that is known.
-func (d *doctor) policyReadsBodies(cmd *cobra.Command) bool {
-	if d.cfg == nil || d.cfg.Policy.Path == "" {
+func (x *examination) policyReadsBodies() bool {
+	if x.Policy == nil {
 		return false
 	}
-	_, p, err := (&desk{config: d.config}).compile(cmd, nil)
-	if err != nil || p.Analysis == nil || p.Analysis.Whole {
+	reads := x.Policy()
+	if reads == nil || reads.Whole {
 		return false
 	}
-	for _, at := range p.Analysis.Paths {
+	for _, at := range reads.Paths {
 		path := strings.Join(at.Ref, ".")
 		if strings.HasPrefix(path, "parsed_body") || strings.HasPrefix(path, "attributes.request.http.body") || strings.HasPrefix(path, "attributes.request.http.raw_body") {
 			return true
@@ -179,7 +119,7 @@ func (d *doctor) policyReadsBodies(cmd *cobra.Command) bool {
 
 // envoyWiring is a configuration of Envoy's.
 type envoyWiring struct {
-	*doctor
+	*examination
 	all    any
 	bodies bool // the policy looks at them
 }
@@ -205,7 +145,7 @@ func (e *envoyWiring) look() {
 		e.warn("envoy", fmt.Sprintf("%d of %d connection managers do not ask: whoever reaches their listeners passes", managers-asking, managers), "is that meant?")
 	}
 	e.lookAtRoutes()
-	if !slices.ContainsFunc(e.found[before:], func(f finding) bool { return f.Level != levelOK }) {
+	if !slices.ContainsFunc(e.found[before:], func(f Finding) bool { return f.Level != OK }) {
 		e.ok("envoy", "asks as it should")
 	}
 }
@@ -290,10 +230,10 @@ func (e *envoyWiring) lookAtFilter(name string, f, c node) {
 	e.lookAtTimeout(name, c.object("grpc_service"))
 	e.lookAtCluster(name, c.object("grpc_service").object("envoy_grpc").text("cluster_name"))
 	e.lookAtHeaders(name, c)
-	if e.cfg == nil {
+	if e.Config == nil {
 		return
 	}
-	if wantsCertificates(e.cfg) && !c.truth("include_peer_certificate") {
+	if wantsCertificates(e.Config) && !c.truth("include_peer_certificate") {
 		problem("include_peer_certificate is off, and the configuration believes certificates of clients", "set it")
 	}
 	e.lookAtBodies(name, c)
@@ -338,8 +278,8 @@ func (e *envoyWiring) lookAtTimeout(name string, service node) {
 	switch {
 	case limit == 0 || limit > 10*time.Second:
 		e.warn("envoy", fmt.Sprintf("%s: it waits %s for an answer, and holds requests as long", name, limit), "0.5s is plenty")
-	case e.cfg != nil && limit < e.cfg.Policy.Timeout:
-		e.warn("envoy", fmt.Sprintf("%s: it waits %s for an answer, and the policy may take %s: Envoy then refuses in its own words", name, limit, e.cfg.Policy.Timeout), "wait longer than policy.timeout")
+	case e.Config != nil && limit < e.Config.Policy.Timeout:
+		e.warn("envoy", fmt.Sprintf("%s: it waits %s for an answer, and the policy may take %s: Envoy then refuses in its own words", name, limit, e.Config.Policy.Timeout), "wait longer than policy.timeout")
 	}
 }
 
@@ -376,23 +316,6 @@ func (e *envoyWiring) lookAtHeaders(name string, c node) {
 			e.problem("envoy", fmt.Sprintf("%s: disallowed_headers keeps %s from Postern, so that it cannot see credentials there", name, field), "remove it there")
 		}
 	}
-}
-
-// credentialFields are the header fields in which credentials come.
-func (d *doctor) credentialFields() (names []string) {
-	cfg := d.cfg
-	if cfg == nil {
-		cfg = server.Default()
-	}
-	for i := range cfg.Credentials {
-		if h := cfg.Credentials[i].From.Header(); h != "" && !slices.Contains(names, h) {
-			names = append(names, h)
-		}
-		if cfg.Credentials[i].From.Cookie() != "" && !slices.Contains(names, "cookie") {
-			names = append(names, "cookie")
-		}
-	}
-	return names
 }
 
 // matched reports whether a ListStringMatcher has the field.
@@ -433,8 +356,8 @@ func (e *envoyWiring) lookAtBodies(name string, c node) {
 	case body == nil && e.bodies:
 		e.problem("envoy", name+": the policy reads bodies, and with_request_body is not set: it sees none", "set with_request_body")
 	case body == nil:
-	case most > int64(e.cfg.Request.Limits.MaxBodyBytes):
-		e.warn("envoy", fmt.Sprintf("%s: it forwards %d bytes of a body, and request.limits.max_body_bytes refuses more than %d", name, most, e.cfg.Request.Limits.MaxBodyBytes), "make them the same")
+	case most > int64(e.Config.Request.Limits.MaxBodyBytes):
+		e.warn("envoy", fmt.Sprintf("%s: it forwards %d bytes of a body, and request.limits.max_body_bytes refuses more than %d", name, most, e.Config.Request.Limits.MaxBodyBytes), "make them the same")
 	case !e.bodies:
 		e.ok("envoy", "%s: bodies are forwarded, and the policy reads none of them", name)
 	}

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"bufio"
@@ -16,34 +16,15 @@ import (
 	"time"
 
 	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
+	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server"
 )
-
-// headerField is a header field as it is sent.
-type headerField struct{ name, value string }
-
-// credentialsFrom reads the header fields of --credential. It is called once: one of
-// them may be of standard input.
-func (d *doctor) credentialsFrom(stdin io.Reader) ([]headerField, error) {
-	if len(d.credentials) == 0 {
-		return nil, nil
-	}
-	q := question{headers: d.credentials, source: "127.0.0.1"}
-	req, err := q.request(stdin, []string{"http://doctor.invalid/"})
-	if err != nil {
-		return nil, errors.New(strings.Replace(err.Error(), "-H", "--credential", 1))
-	}
-	var all []headerField
-	for _, h := range req.GetTarget().GetHttp().GetHeaders() {
-		all = append(all, headerField{h.GetName(), h.GetValue()})
-	}
-	return all, nil
-}
 
 // probe is a request that is sent through the gateway.
 type probe struct {
 	what   string
 	path   string // as it stands in the request line
-	fields []headerField
+	fields []Field
 }
 
 // identityFields are what only Postern may say about a caller. All of their spellings are
@@ -76,47 +57,56 @@ func pathForms(p string) []probe {
 }
 
 // lookThroughGateway sends requests to a URL behind the gateway.
-func (d *doctor) lookThroughGateway(ctx context.Context) {
-	at, err := url.Parse(d.url)
+func (x *examination) lookThroughGateway(ctx context.Context) {
+	at, err := url.Parse(x.URL)
 	if err != nil {
-		return // sane has looked
+		x.problem("gateway", "what is behind the gateway is not named by a URL", "name it as in https://shop.example.com/orders")
+		return
 	}
 	where := at.EscapedPath()
 	if where == "" {
 		where = "/"
 	}
 	plain := probe{what: "no credential", path: where}
-	status, _, err := d.send(ctx, at, plain)
+	status, _, err := x.send(ctx, at, plain)
 	if err != nil {
-		d.problem("gateway", fmt.Sprintf("%s does not answer: %v", d.url, err), "is it the gateway's address?")
+		x.problem("gateway", fmt.Sprintf("%s does not answer: %v", x.URL, err), "is it the gateway's address?")
 		return
 	}
-	switch told := d.told(ctx, at, plain); {
+	switch told := x.told(ctx, at, plain); {
 	case refused(status):
-		d.ok("gateway", "no credential: status %d", status)
+		x.ok("gateway", "no credential: status %d", status)
 	case told.allowed:
-		d.warn("gateway", "the policy lets everybody in at "+d.url+", so that nothing can be learnt there", "give a --url that needs a credential")
+		x.warn("gateway", "the policy lets everybody in at "+x.URL+", so that nothing can be learnt there", "give a --url that needs a credential")
 		return
 	case isFault(status):
-		d.problem("gateway", fmt.Sprintf("no credential: status %d, which is no decision", status), "does the gateway reach Postern?")
+		x.problem("gateway", fmt.Sprintf("no credential: status %d, which is no decision", status), "does the gateway reach Postern?")
 		return
 	default:
-		d.problem("gateway", fmt.Sprintf("no credential: status %d: the gateway lets requests through without asking, or without obeying", status), "see `postern explain` and the gateway's configuration")
+		x.problem("gateway", fmt.Sprintf("no credential: status %d: the gateway lets requests through without asking, or without obeying", status), "see `postern explain` and the gateway's configuration")
 		return
 	}
-	d.lookAtGarbage(ctx, at, where)
-	d.lookAtTricks(ctx, at, where)
-	if d.fields == nil {
-		d.skip("gateway", "a good credential was not tried: give --credential")
+	x.lookAtGarbage(ctx, at, where)
+	x.lookAtTricks(ctx, at, where)
+	if x.Credential == nil {
+		x.skip("gateway", "a good credential was not tried: give --credential")
 		return
 	}
-	d.lookAtCredential(ctx, at, where)
+	x.lookAtCredential(ctx, at, where)
+}
+
+// credentialFields are the header fields in which credentials are looked for.
+func (x *examination) credentialFields() []string {
+	if x.Config == nil {
+		return server.Default().CredentialFields()
+	}
+	return x.Config.CredentialFields()
 }
 
 // lookAtGarbage sends credentials that nobody has issued, in each place where they are
 // looked for.
-func (d *doctor) lookAtGarbage(ctx context.Context, at *url.URL, where string) {
-	for _, name := range append(d.credentialFields(), "Proxy-Authorization") {
+func (x *examination) lookAtGarbage(ctx context.Context, at *url.URL, where string) {
+	for _, name := range append(x.credentialFields(), "Proxy-Authorization") {
 		value := "postern-doctor-" + rand.Text()
 		if strings.EqualFold(name, "authorization") || name == "Proxy-Authorization" {
 			value = "Bearer " + value
@@ -124,82 +114,82 @@ func (d *doctor) lookAtGarbage(ctx context.Context, at *url.URL, where string) {
 		if name == "cookie" {
 			value = "session=" + value
 		}
-		d.expectRefusal(ctx, at, probe{"a false credential in " + strings.ToLower(name), where, []headerField{{name, value}}})
+		x.expectRefusal(ctx, at, probe{"a false credential in " + strings.ToLower(name), where, []Field{{name, policy.NewSecret(value)}}})
 	}
-	d.expectRefusal(ctx, at, probe{"header fields of an identity, and no credential", where, forged("admin")})
+	x.expectRefusal(ctx, at, probe{"header fields of an identity, and no credential", where, forged("admin")})
 }
 
-func forged(value string) (all []headerField) {
+func forged(value string) (all []Field) {
 	for _, name := range identityFields {
-		all = append(all, headerField{name, value})
+		all = append(all, Field{name, policy.NewSecret(value)})
 	}
 	return all
 }
 
 // expectRefusal sends what nobody may let in.
-func (d *doctor) expectRefusal(ctx context.Context, at *url.URL, p probe) {
-	status, _, err := d.send(ctx, at, p)
+func (x *examination) expectRefusal(ctx context.Context, at *url.URL, p probe) {
+	status, _, err := x.send(ctx, at, p)
 	switch {
 	case err != nil:
-		d.warn("gateway", fmt.Sprintf("%s: no answer: %v", p.what, err), "")
+		x.warn("gateway", fmt.Sprintf("%s: no answer: %v", p.what, err), "")
 	case refused(status):
-		d.ok("gateway", "%s: status %d", p.what, status)
+		x.ok("gateway", "%s: status %d", p.what, status)
 	case isFault(status):
-		d.warn("gateway", fmt.Sprintf("%s: status %d, which is no decision", p.what, status), "see the gateway's log")
+		x.warn("gateway", fmt.Sprintf("%s: status %d, which is no decision", p.what, status), "see the gateway's log")
 	default:
-		d.problem("gateway", fmt.Sprintf("%s: status %d: it was let through", p.what, status), "see the gateway's configuration, and the order of its filters")
+		x.problem("gateway", fmt.Sprintf("%s: status %d: it was let through", p.what, status), "see the gateway's configuration, and the order of its filters")
 	}
 }
 
 // lookAtTricks sends the path in forms that some servers take for it, without a
 // credential. Neither the form nor the path may be let through, unless Postern itself
 // says so for one of them: gateways may tidy up before they ask.
-func (d *doctor) lookAtTricks(ctx context.Context, at *url.URL, where string) {
+func (x *examination) lookAtTricks(ctx context.Context, at *url.URL, where string) {
 	let := 0
 	for _, p := range pathForms(where) {
-		status, _, err := d.send(ctx, at, p)
+		status, _, err := x.send(ctx, at, p)
 		if err != nil || refused(status) || isFault(status) || status >= 300 && status < 500 {
 			continue // a redirect or a 404 tells nobody anything
 		}
-		if told := d.told(ctx, at, p); told.allowed {
+		if told := x.told(ctx, at, p); told.allowed {
 			continue
 		}
 		let++
-		d.problem("gateway", fmt.Sprintf("%s (%s): status %d: what is refused as %s is let through in this form", p.what, p.path, status, where), "have the gateway normalize paths before it asks; see docs/envoy.md")
+		x.problem("gateway", fmt.Sprintf("%s (%s): status %d: what is refused as %s is let through in this form", p.what, p.path, status, where), "have the gateway normalize paths before it asks; see docs/envoy.md")
 	}
 	if let == 0 {
-		d.ok("gateway", "no form of the path gets past")
+		x.ok("gateway", "no form of the path gets past")
 	}
 }
 
 // lookAtCredential sends a good credential: it has to be taken, and nobody may add to it.
-func (d *doctor) lookAtCredential(ctx context.Context, at *url.URL, where string) {
-	good := probe{"your credential", where, d.fields}
-	status, _, err := d.send(ctx, at, good)
-	told := d.told(ctx, at, good)
+func (x *examination) lookAtCredential(ctx context.Context, at *url.URL, where string) {
+	good := probe{"your credential", where, x.Credential}
+	status, _, err := x.send(ctx, at, good)
+	told := x.told(ctx, at, good)
 	switch {
 	case err != nil:
-		d.problem("gateway", fmt.Sprintf("your credential: no answer: %v", err), "")
+		x.problem("gateway", fmt.Sprintf("your credential: no answer: %v", err), "")
 		return
 	case refused(status) && told.known && !told.allowed:
-		d.problem("gateway", fmt.Sprintf("your credential: status %d, and Postern says %s", status, told.reason), "`postern check` and `postern explain` say why")
+		x.problem("gateway", fmt.Sprintf("your credential: status %d, and Postern says %s", status, told.reason), "`postern check` and `postern explain` say why")
 		return
 	case refused(status) || isFault(status):
-		d.problem("gateway", fmt.Sprintf("your credential: status %d", status), "does the gateway pass the header field on to Postern? `postern check` asks without it")
+		x.problem("gateway", fmt.Sprintf("your credential: status %d", status), "does the gateway pass the header field on to Postern? `postern check` asks without it")
 		return
 	case told.known && !told.allowed:
-		d.problem("gateway", fmt.Sprintf("your credential: status %d, and Postern denies it: %s", status, told.reason), "does the gateway ask this server?")
+		x.problem("gateway", fmt.Sprintf("your credential: status %d, and Postern denies it: %s", status, told.reason), "does the gateway ask this server?")
 		return
 	}
-	d.ok("gateway", "your credential: status %d", status)
+	x.ok("gateway", "your credential: status %d", status)
 	marker := "postern-doctor-" + rand.Text()
-	_, body, err := d.send(ctx, at, probe{"", where, append(forged(marker), d.fields...)})
+	_, body, err := x.send(ctx, at, probe{"", where, append(forged(marker), x.Credential...)})
 	switch {
 	case err != nil:
 	case strings.Contains(body, marker):
-		d.problem("gateway", "a header field such as X-Auth-Principal that the client sent reaches the service, which repeats it", "have the gateway remove what Postern says is to be removed, and X_Auth_Principal too")
+		x.problem("gateway", "a header field such as X-Auth-Principal that the client sent reaches the service, which repeats it", "have the gateway remove what Postern says is to be removed, and X_Auth_Principal too")
 	default:
-		d.ok("gateway", "header fields of an identity that a client sends are not repeated by the service")
+		x.ok("gateway", "header fields of an identity that a client sends are not repeated by the service")
 	}
 }
 
@@ -217,39 +207,39 @@ type verdict struct {
 }
 
 // told asks Postern about a request, if it can be asked.
-func (d *doctor) told(ctx context.Context, at *url.URL, p probe) verdict {
-	if d.address == "" {
+func (x *examination) told(ctx context.Context, at *url.URL, p probe) verdict {
+	if x.Server.Address == "" {
 		return verdict{}
 	}
-	conn, err := d.dial()
+	conn, err := x.Server.Dial()
 	if err != nil {
 		return verdict{}
 	}
 	defer func() { _ = conn.Close() }()
-	ctx, cancel, err := d.context(ctx)
+	ctx, cancel, err := x.Server.Context(ctx)
 	if err != nil {
 		return verdict{}
 	}
 	defer cancel()
 	target := &posternv1.HttpTarget{Method: http.MethodGet, Scheme: "https", Host: at.Host, Path: p.path, SourceIp: "127.0.0.1"}
 	for _, f := range p.fields {
-		target.Headers = append(target.Headers, &posternv1.HeaderField{Name: strings.ToLower(f.name), Value: f.value})
+		target.Headers = append(target.Headers, &posternv1.HeaderField{Name: strings.ToLower(f.Name), Value: f.Value.Reveal()})
 	}
 	res, err := posternv1.NewCheckServiceClient(conn).Check(ctx, &posternv1.CheckRequest{Target: &posternv1.Target{Kind: &posternv1.Target_Http{Http: target}}})
 	if err != nil {
 		return verdict{}
 	}
-	return verdict{true, res.GetDecision().GetAllowed(), word(res.GetDecision().GetReason(), "REASON_")}
+	return verdict{true, res.GetDecision().GetAllowed(), policy.Reason(res.GetDecision().GetReason()).String()}
 }
 
 // maxAnswerRead is how much of a service's answer is looked at.
 const maxAnswerRead = 1 << 20
 
 // send sends a request byte for byte: a client library would tidy up its path.
-func (d *doctor) send(ctx context.Context, at *url.URL, p probe) (status int, body string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+func (x *examination) send(ctx context.Context, at *url.URL, p probe) (status int, body string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, x.Server.Timeout)
 	defer cancel()
-	conn, err := d.connect(ctx, at)
+	conn, err := x.connect(ctx, at)
 	if err != nil {
 		return 0, "", err
 	}
@@ -259,10 +249,11 @@ func (d *doctor) send(ctx context.Context, at *url.URL, p probe) (status int, bo
 	var raw strings.Builder
 	fmt.Fprintf(&raw, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: postern-doctor\r\nConnection: close\r\n", p.path, at.Host)
 	for _, f := range p.fields {
-		if strings.ContainsAny(f.name+f.value, "\r\n") {
+		value := f.Value.Reveal()
+		if strings.ContainsAny(f.Name+value, "\r\n") {
 			return 0, "", errors.New("a header field has a line break")
 		}
-		fmt.Fprintf(&raw, "%s: %s\r\n", f.name, f.value)
+		fmt.Fprintf(&raw, "%s: %s\r\n", f.Name, value)
 	}
 	if _, err := io.WriteString(conn, raw.String()+"\r\n"); err != nil {
 		return 0, "", err
@@ -279,7 +270,7 @@ func (d *doctor) send(ctx context.Context, at *url.URL, p probe) (status int, bo
 	return res.StatusCode, string(text), nil
 }
 
-func (d *doctor) connect(ctx context.Context, at *url.URL) (net.Conn, error) {
+func (x *examination) connect(ctx context.Context, at *url.URL) (net.Conn, error) {
 	port := at.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[at.Scheme]
@@ -290,8 +281,8 @@ func (d *doctor) connect(ctx context.Context, at *url.URL) (net.Conn, error) {
 		return dialer.DialContext(ctx, "tcp", address)
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if d.ca != "" {
-		ours, err := d.tlsConfig()
+	if x.Server.CA != "" {
+		ours, err := x.Server.TLSConfig()
 		if err != nil {
 			return nil, err
 		}

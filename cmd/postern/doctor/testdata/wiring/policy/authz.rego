@@ -1,0 +1,3 @@
+package postern.authz
+
+default decision := false
