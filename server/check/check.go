@@ -319,7 +319,7 @@ func (c *Checker) identify(ctx context.Context, a *policy.Attributes, own bool) 
 	}()
 	x.route, x.routeAt = &c.noRoute, len(c.routes)
 	if x.awaited(ctx) && c.find(x) && c.enter(x, audit.StepProve) && c.prove(ctx, x) && c.enter(x, audit.StepNone) && c.fresh(x) && c.chained(x) && x.awaited(ctx) && c.authenticated(x) {
-		limits = x.proofs[0].Constraints
+		limits = c.limitsOf(x.proofs[0])
 	}
 	return d, limits
 }

@@ -100,21 +100,47 @@ func (c *Checker) limits(x *exchange) bool {
 		if reason := p.Constraints.Check(use); reason != policy.ReasonAllowed {
 			return x.deny(reason, "a constraint of the credential "+p.Principal.CredentialID)
 		}
-		if !c.meant(p, x.route.Audience) {
+		if !c.meant(p.Audiences, use.Audience) {
 			return x.deny(policy.ReasonInvalidAudience, "the token is for another service than the route leads to")
 		}
 	}
 	return true
 }
 
-// meant reports whether a token is for the service that a route names: for that one, or
-// for one of our names that no route has for its own service. An issuer that makes tokens
-// for several services means one by each (RFC 8707).
-func (c *Checker) meant(p *authn.Proof, service string) bool {
-	if service == "" || len(p.Audiences) == 0 {
-		return true
+// meant reports whether a token for these services, of those that an issuer knows by name,
+// is for the one that a route leads to: for that one, or for one of our names that no route
+// has for its own service. An issuer that makes tokens for several services means one by
+// each (RFC 8707).
+func (c *Checker) meant(audiences []string, service string) bool {
+	return service == "" || len(audiences) == 0 || slices.Contains(audiences, service) || !c.areServices(audiences)
+}
+
+// limitsOf is what a proof may be used for where no route says what is asked for: its
+// constraints, and if its issuer has made it for some routes' own services, these alone.
+func (c *Checker) limitsOf(p *authn.Proof) *policy.Constraints {
+	if len(p.Audiences) == 0 || !c.areServices(p.Audiences) {
+		return p.Constraints
 	}
-	return slices.ContainsFunc(p.Audiences, func(name string) bool { return name == service || !c.isService(name) })
+	var limits policy.Constraints
+	if p.Constraints != nil {
+		limits = *p.Constraints
+	}
+	if both := slices.DeleteFunc(slices.Clone(p.Audiences), func(name string) bool {
+		return len(limits.Audiences) > 0 && !slices.Contains(limits.Audiences, name)
+	}); len(both) > 0 {
+		limits.Audiences = both
+	} else {
+		limits.Audiences = []string{nowhere}
+	}
+	return &limits
+}
+
+// nowhere is the name of no service: names are printable.
+const nowhere = "\x00"
+
+// areServices reports whether all names are those of some routes' own services.
+func (c *Checker) areServices(names []string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool { return !c.isService(name) })
 }
 
 // isService reports whether a name is that of some routes' own service.

@@ -119,7 +119,7 @@ func (d *domain) prove(ctx context.Context, t *owned, now time.Time) (*authn.Pro
 
 	// 4. Principal.
 	p := &policy.Principal{ID: t.subject, Method: policy.MethodSVID, Issuer: d.id}
-	return d.proof(t, p, key, life)
+	return d.proof(t, p, key, life, &d.rules)
 }
 
 // prove proves a token that a client signed (RFC 7523 section 3).
@@ -157,7 +157,7 @@ func (c *client) prove(ctx context.Context, t *owned, now time.Time) (*authn.Pro
 	if p.Scopes, err = c.narrow(t.Claims().Get("scope")); err != nil {
 		return nil, err
 	}
-	proof, err := c.proof(t, &p, key, life)
+	proof, err := c.proof(t, &p, key, life, &c.rules)
 	if err == nil {
 		proof.Subject.Client = c.id
 	}
@@ -185,7 +185,7 @@ func (c *client) narrow(scope jose.Value) ([]string, error) {
 
 // proof makes the proof of a principal. The claims that it reads mean the same in both
 // kinds.
-func (w *whose) proof(t *owned, p *policy.Principal, key *jose.Key, life jose.Lifetime) (*authn.Proof, error) {
+func (w *whose) proof(t *owned, p *policy.Principal, key *jose.Key, life jose.Lifetime, rules *jose.ClaimRules) (*authn.Proof, error) {
 	id := t.Claims().Get("jti")
 	p.CredentialID, _ = id.Text()
 	if id.Exists() && (!jose.IsIdentifier(p.CredentialID) || len(p.CredentialID) > maxID) {
@@ -209,6 +209,7 @@ func (w *whose) proof(t *owned, p *policy.Principal, key *jose.Key, life jose.Li
 		Confirm:     authn.Confirmation{Certificate: certificate, Key: confirmed},
 		State:       policy.StateNone,
 		Subject:     subject,
+		Audiences:   rules.Named(t.Claims().Get("aud")),
 	}, nil
 }
 
