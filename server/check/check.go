@@ -275,10 +275,15 @@ func (c *Checker) Check(ctx context.Context, a *policy.Attributes) (d policy.Dec
 		c.undo(x)
 		d = c.end(x)
 	}()
-	_ = x.awaited(ctx) && c.read(x) && c.find(x) &&
-		c.enter(x, audit.StepProve) && c.prove(ctx, x) && c.enter(x, audit.StepNone) && c.hold(x) &&
-		c.enter(x, audit.StepDecide) && c.decide(ctx, x) && c.enter(x, audit.StepSign) && c.introduce(x) &&
-		c.enter(x, audit.StepSpend) && c.spend(ctx, x) && c.enter(x, audit.StepAgree) && c.approve(ctx, x) &&
+	_ = x.awaited(ctx) &&
+		c.read(x) &&
+		c.find(x) &&
+		c.enter(x, audit.StepProve) && c.prove(ctx, x) &&
+		c.enter(x, audit.StepNone) && c.hold(x) &&
+		c.enter(x, audit.StepDecide) && c.decide(ctx, x) &&
+		c.enter(x, audit.StepSign) && c.introduce(x) &&
+		c.enter(x, audit.StepSpend) && c.spend(ctx, x) &&
+		c.enter(x, audit.StepAgree) && c.approve(ctx, x) &&
 		c.enter(x, audit.StepRecord) && x.awaited(ctx) && c.allow(x) && c.journal(ctx, x)
 	return d
 }
@@ -318,7 +323,10 @@ func (c *Checker) identify(ctx context.Context, a *policy.Attributes, own bool) 
 		d = c.end(x)
 	}()
 	x.route, x.routeAt = &c.noRoute, len(c.routes)
-	if x.awaited(ctx) && c.find(x) && c.enter(x, audit.StepProve) && c.prove(ctx, x) && c.enter(x, audit.StepNone) && c.fresh(x) && c.chained(x) && x.awaited(ctx) && c.authenticated(x) {
+	if x.awaited(ctx) &&
+		c.find(x) &&
+		c.enter(x, audit.StepProve) && c.prove(ctx, x) &&
+		c.enter(x, audit.StepNone) && c.fresh(x) && c.chained(x) && x.awaited(ctx) && c.authenticated(x) {
 		limits = c.limitsOf(x.proofs[0])
 	}
 	return d, limits
