@@ -28,6 +28,7 @@ import (
 	"github.com/postern-auth/postern/server/store/memory"
 	"github.com/postern-auth/postern/server/store/postgres"
 	"github.com/postern-auth/postern/server/store/sqlite"
+	"github.com/postern-auth/postern/server/store/table"
 )
 
 // plane is the credential plane of a replica: the store, the mirror that follows it,
@@ -48,7 +49,7 @@ type plane struct {
 // newPlane opens the store and reads it. A database that does not answer is no reason
 // not to start: until it does, this replica knows nothing, or what its snapshot says,
 // and denies or answers as store.mode has it.
-func newPlane(ctx context.Context, cfg *Config, o sqlite.Options, log *slog.Logger) (_ *plane, err error) {
+func newPlane(ctx context.Context, cfg *Config, o table.Options, log *slog.Logger) (_ *plane, err error) {
 	now := o.Now
 	peppers, err := apikey.NewPeppers(cfg.APIKeys)
 	if err != nil {
@@ -108,7 +109,7 @@ func newPlane(ctx context.Context, cfg *Config, o sqlite.Options, log *slog.Logg
 
 // examine has a store that is this server's alone look for damage. What is wrong with
 // pages that the mirror does not read would otherwise be found by whoever writes.
-func (p *plane) examine(ctx context.Context, o sqlite.Options) error {
+func (p *plane) examine(ctx context.Context, o table.Options) error {
 	s, can := p.store.(interface{ Examine(context.Context) error })
 	if !can || !o.Alone {
 		return nil
@@ -146,7 +147,7 @@ func (p *plane) sign(s *signer.Signer) {
 }
 
 // openStore returns nil where the configuration has none.
-func openStore(ctx context.Context, cfg *Config, o sqlite.Options) (store.Store, error) {
+func openStore(ctx context.Context, cfg *Config, o table.Options) (store.Store, error) {
 	switch cfg.Store.Driver {
 	case DriverMemory:
 		return memory.New(o.Now), nil

@@ -40,7 +40,7 @@ import (
 	"github.com/postern-auth/postern/server/door/extauthz"
 	grpcdoor "github.com/postern-auth/postern/server/door/grpc"
 	"github.com/postern-auth/postern/server/door/wellknown"
-	"github.com/postern-auth/postern/server/store/sqlite"
+	"github.com/postern-auth/postern/server/store/table"
 )
 
 // Options are what a Server takes from whoever starts it.
@@ -129,7 +129,7 @@ func New(ctx context.Context, opts Options) (_ *Server, err error) {
 		}
 		recorders = append(recorders, s.events)
 	}
-	if s.plane, err = newPlane(ctx, cfg, sqlite.Options{Now: s.now, Alone: true}, s.log); err != nil {
+	if s.plane, err = newPlane(ctx, cfg, table.Options{Now: s.now, Alone: true}, s.log); err != nil {
 		return nil, err
 	}
 	if s.plane != nil {
@@ -452,7 +452,7 @@ const (
 func Offline(ctx context.Context, cfg *Config) (*check.Checker, func(), error) {
 	quiet := surroundings{log: slog.New(slog.DiscardHandler), now: time.Now, spender: free{}, offline: true}
 	var err error
-	if quiet.plane, err = newPlane(ctx, cfg, sqlite.Options{Now: quiet.now}, quiet.log); err != nil {
+	if quiet.plane, err = newPlane(ctx, cfg, table.Options{Now: quiet.now}, quiet.log); err != nil {
 		return nil, nil, err
 	}
 	enforced := *cfg
