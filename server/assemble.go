@@ -77,8 +77,7 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 	if p.keys, err = assembleKeys(cfg, prev, p.signer, env); err != nil {
 		return nil, err
 	}
-	tokens, err := p.assembleTokens(cfg, prev, env)
-	if err != nil {
+	if err := p.assembleTokens(cfg, prev, env); err != nil {
 		return nil, err
 	}
 	if err := p.assembleKinds(cfg, prev.kinds, env); err != nil {
@@ -95,40 +94,55 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 		return nil, err
 	}
 	p.rates = rate.New(cfg.Rates, rate.Deps{Now: env.now, Previous: prev.rates})
-	reader, err := requestReader(cfg)
-	if err != nil {
+	if p.checker, err = p.newChecker(cfg, env); err != nil {
 		return nil, err
 	}
+	return p, nil
+}
+
+// chain is who is asked about a credential, in this order.
+func (p *parts) chain(cfg *Config, env surroundings) authn.Chain {
 	chain := authn.Chain{
 		{Method: policy.MethodAPIKey, Authenticator: only{policy.MethodAPIKey, p.keys}},
 		{Method: policy.MethodPAT, Authenticator: only{policy.MethodPAT, p.keys}},
 	}
-	csrf, denied := check.CSRF{SameSite: cfg.Sessions.InsecureSameSiteRequests}, revocations{p.keys}
-	if env.plane != nil {
-		denied = append(denied, env.plane.mirror)
-		if s := env.plane.sessions; s != nil {
-			chain = append(chain, authn.Link{Method: policy.MethodSession, Authenticator: s})
-			csrf.Tokens = s
-		}
+	if env.plane != nil && env.plane.sessions != nil {
+		chain = append(chain, authn.Link{Method: policy.MethodSession, Authenticator: env.plane.sessions})
 	}
 	for _, method := range cfg.tokenMethods() {
-		chain = append(chain, authn.Link{Method: method, Authenticator: only{method, tokens}, Shapes: authn.ShapeSigned})
+		chain = append(chain, authn.Link{Method: method, Authenticator: only{method, p.proven}, Shapes: authn.ShapeSigned})
 	}
 	for _, k := range p.kinds {
 		for _, l := range k.links {
 			chain = join(chain, l)
 		}
 	}
+	return chain
+}
+
+// newChecker makes the checker of the parts, which are complete but for it.
+func (p *parts) newChecker(cfg *Config, env surroundings) (*check.Checker, error) {
+	reader, err := requestReader(cfg)
+	if err != nil {
+		return nil, err
+	}
 	targets, err := assembleTargets(cfg)
 	if err != nil {
 		return nil, err
 	}
+	csrf, denied := check.CSRF{SameSite: cfg.Sessions.InsecureSameSiteRequests}, revocations{p.keys}
+	if env.plane != nil {
+		denied = append(denied, env.plane.mirror)
+		if s := env.plane.sessions; s != nil {
+			csrf.Tokens = s
+		}
+	}
 	rules := extractionRules(cfg.Credentials)
 	identity, decisionHeader := identityHeaders(cfg.Upstream.Headers)
-	p.checker = check.New(check.Config{
+	return check.New(check.Config{
 		Reader:            reader,
 		Extractor:         authn.NewExtractor(rules),
-		Authenticator:     chain,
+		Authenticator:     p.chain(cfg, env),
 		Decider:           p.policy,
 		Revocations:       denied,
 		Sight:             env.plane.sight(),
@@ -168,8 +182,7 @@ func assemble(ctx context.Context, cfg *Config, prev *parts, env surroundings) (
 		Quarantine:        quarantine(cfg, p.keys, env.log),
 		Logger:            env.log,
 		Now:               env.now,
-	})
-	return p, nil
+	}), nil
 }
 
 // requestReader makes the one reader of requests.
@@ -217,12 +230,12 @@ func assembleKeys(cfg *Config, prev *parts, signs *signer.Signer, env surroundin
 	return next, err
 }
 
-// assembleTokens makes the authenticator of JWTs with its cache. A source of keys
-// whose issuer did not change starts with the keys that it had.
-func (p *parts) assembleTokens(cfg *Config, prev *parts, env surroundings) (*authn.Cached, error) {
+// assembleTokens makes proven, the authenticator of JWTs with its cache, and sources. A
+// source of keys whose issuer did not change starts with the keys that it had.
+func (p *parts) assembleTokens(cfg *Config, prev *parts, env surroundings) error {
 	if prev.proven != nil && reflect.DeepEqual(cfg.Issuers, prev.cfg.Issuers) && reflect.DeepEqual(cfg.Workloads, prev.cfg.Workloads) && cfg.Cache == prev.cfg.Cache {
 		p.sources, p.proven = prev.sources, prev.proven
-		return p.proven, nil
+		return nil
 	}
 	keys := map[string]jose.Keys{}
 	configs := make([]jwt.Config, len(cfg.Issuers))
@@ -236,7 +249,7 @@ func (p *parts) assembleTokens(cfg *Config, prev *parts, env surroundings) (*aut
 		source.URL, source.File = cmp.Or(source.URL, issuer.JWKS), issuer.keysFile()
 		s, err := p.sources.open(issuer.URL, source, prev.sources, env)
 		if err != nil {
-			return nil, fmt.Errorf("issuer %s: %w", issuer.URL, err)
+			return fmt.Errorf("issuer %s: %w", issuer.URL, err)
 		}
 		keys[issuer.URL] = s
 	}
@@ -246,10 +259,10 @@ func (p *parts) assembleTokens(cfg *Config, prev *parts, env surroundings) (*aut
 	}
 	tokens, err := jwt.New(configs, deps)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p.proven = authn.NewCached(tokensOf{tokens, p.sources}, proofCache(cfg, env))
-	return p.proven, nil
+	return nil
 }
 
 // proofCache is how proofs of signed tokens are remembered.

@@ -60,6 +60,6 @@ func verifyIssuers(cfg *Config, quiet surroundings) error {
 		return !i.UsesSecret() && i.keysFile() == ""
 	})
 	defer func() { all.closeUnlessIn(nil) }()
-	_, err := all.assembleTokens(&local, &parts{cfg: &Config{}}, quiet)
+	err := all.assembleTokens(&local, &parts{cfg: &Config{}}, quiet)
 	return err
 }
