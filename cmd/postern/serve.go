@@ -72,8 +72,8 @@ func serve(ctx context.Context, path string, addresses listenFlags, stderr io.Wr
 	log := newLogger(stderr, cfg.Log)
 	boundMemory(log)
 	manager := newNotify(log)
-	quiet := func() {}
-	defer func() { quiet() }()
+	endNotices := func() {} // to the service manager, which OnReady begins
+	defer func() { endNotices() }()
 	s, err := server.New(ctx, server.Options{
 		Load:       func() (*server.Config, error) { return addresses.load(path) },
 		ConfigPath: path,
@@ -90,7 +90,7 @@ func serve(ctx context.Context, path string, addresses listenFlags, stderr io.Wr
 				attrs = append(attrs, "gateway", a.Gateway.String())
 			}
 			log.Info("ready", attrs...)
-			quiet = manager.ready(ctx)
+			endNotices = manager.ready(ctx)
 			if onReady != nil {
 				onReady(a)
 			}
