@@ -135,14 +135,12 @@ func (c *callers) http(next http.Handler) http.Handler {
 }
 
 // thisMachineOnly refuses requests under another name than this machine's, or those that it
-// is given: a page in somebody's browser can have its own name resolve to 127.0.0.1.
+// is given: a page in somebody's browser can have its own name resolve to 127.0.0.1. No
+// browser leaves the name out, and probes may.
 func thisMachineOnly(next http.Handler, names []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.Host)
-		if err != nil {
-			host = r.Host
-		}
-		if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil && host != "localhost" && host != "" && !slices.Contains(names, strings.ToLower(host)) {
+		_, own := admin.OwnName(r.Host, names)
+		if nameless := r.Host == "" || r.Host[0] == ':'; !own && !nameless {
 			http.Error(w, "this listener answers under its address only", http.StatusMisdirectedRequest)
 			return
 		}

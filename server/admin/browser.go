@@ -77,20 +77,27 @@ func refuseBrowser(w http.ResponseWriter, status int, message string) {
 	writeJSON(w, status, map[string]string{"code": "permission_denied", "message": message})
 }
 
-// answersTo reports whether Host is a name of this listener. A name is nothing that the
-// listener knows of itself, so it must be configured; addresses cannot be made to mean
-// another machine, but on a listener for this machine only its own make sense.
+// answersTo reports whether Host is a name of this listener. On one for this machine only,
+// of all addresses only its own make sense.
 func (b *browsers) answersTo(authority string) bool {
+	at, own := OwnName(authority, b.hosts)
+	return own && (!b.local || !at.IsValid() || at.IsLoopback())
+}
+
+// OwnName reports whether Host (RFC 9110 section 7.2) is localhost, one of some names in
+// lower case, or an address, which it returns then. A name is nothing that a listener knows
+// of itself, so it must be configured; an address cannot be made to mean another machine.
+func OwnName(authority string, names []string) (at netip.Addr, own bool) {
 	host := authority
 	if name, _, err := net.SplitHostPort(authority); err == nil {
 		host = name
 	}
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if host == "localhost" || slices.Contains(b.hosts, host) {
-		return true
+	if host == "localhost" || slices.Contains(names, host) {
+		return at, true
 	}
-	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
-	return err == nil && ip.Zone() == "" && (!b.local || ip.Unmap().IsLoopback())
+	at, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+	return at.Unmap(), err == nil && at.Zone() == ""
 }
 
 // ownOrigin reports whether no page, or one of this origin, has made the request. A browser
