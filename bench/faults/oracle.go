@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/bench/rig"
+	"github.com/postern-auth/postern/server/histogram"
 )
 
 // want is the right answer to a question.
@@ -99,12 +100,12 @@ type tally struct {
 	failed    [phases]int
 	wrong     int
 	refused   int // denied because the server is busy, which is a failure too
-	latencies [phases]rig.Histogram
-	refusals  rig.Histogram // how long these took
-	unsent    int           // that the client kept for itself
-	last      time.Time     // of the failures
-	first     error         // failure
-	other     error         // the first failure that is no refusal
+	latencies [phases]histogram.Histogram
+	refusals  histogram.Histogram // how long these took
+	unsent    int                 // that the client kept for itself
+	last      time.Time           // of the failures
+	first     error               // failure
+	other     error               // the first failure that is no refusal
 	// seen and seenFailed are how many there were at the last restart.
 	seen, seenFailed int
 	worst            error // the first wrong allow
@@ -160,7 +161,7 @@ func (t *tally) counts() (asked, failed, wrong int, last time.Time) {
 func (t *tally) restart() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.latencies[t.now] = rig.Histogram{}
+	t.latencies[t.now] = histogram.Histogram{}
 	t.seen, t.seenFailed = t.asked[t.now], t.failed[t.now]
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/policy/bundle"
 	"github.com/postern-auth/postern/policy/rego"
+	"github.com/postern-auth/postern/server/histogram"
 )
 
 // activate has bundles of many roles put in force one after the other, and asks
@@ -113,7 +114,7 @@ func activateInProcess(ctx context.Context, l *lab, s settings, p *publisher, ou
 	if err := source.Poll(ctx); err != nil {
 		return err
 	}
-	var quiet, busy rig.Histogram
+	var quiet, busy histogram.Histogram
 	polls := 0
 	var took time.Duration
 	for turn := range s.turns {
@@ -154,7 +155,7 @@ func activateInProcess(ctx context.Context, l *lab, s settings, p *publisher, ou
 }
 
 // decide decides until it is told to end.
-func decide(ctx context.Context, engine *rego.Engine, end <-chan time.Time, into *rig.Histogram) error {
+func decide(ctx context.Context, engine *rego.Engine, end <-chan time.Time, into *histogram.Histogram) error {
 	inputs := make([]*policy.Input, 0, people)
 	for i := range people {
 		inputs = append(inputs, inputOf(i))

@@ -1,7 +1,6 @@
 package rig
 
 import (
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -65,31 +64,5 @@ func TestLoopsCountFailures(t *testing.T) {
 	both.Add(&seen.Failures)
 	if n, _ := both.Count(); n != 60 {
 		t.Errorf("%d together", n)
-	}
-}
-
-// A histogram is as good as the values themselves, but for 1/32.
-func TestHistogram(t *testing.T) {
-	t.Parallel()
-	var h Histogram
-	var all []float64
-	r := rand.New(rand.NewPCG(1, 2))
-	for range 10_000 {
-		d := time.Duration(r.Int64N(1 << r.Int64N(40)))
-		h.Add(d)
-		all = append(all, float64(d))
-	}
-	for _, share := range []float64{0, .1, .5, .9, .99, .999} {
-		want, got := Quantile(all, share), float64(h.Quantile(share))
-		if got < want || got > want*33/32+1 {
-			t.Errorf("%v: %v, want %v", share, got, want)
-		}
-	}
-	if h.Quantile(1) != h.Max() || float64(h.Max()) != slices.Max(all) {
-		t.Error(h.Quantile(1), h.Max())
-	}
-	h.Add(1<<63 - 1)
-	if h.Quantile(1) != 1<<63-1 {
-		t.Error(h.Quantile(1))
 	}
 }

@@ -411,10 +411,10 @@ func (b *bench) report(requests []weighted, who *answerer, m *loaded, before, af
 	r := &benchReport{
 		By: who.by, Requests: len(requests), Askers: b.askers, Rate: b.rate, WarmUp: b.lead.Seconds(), Took: m.took.Seconds(),
 		Machine: benchMachine{runtime.GOOS + "/" + runtime.GOARCH, runtime.NumCPU(), runtime.GOMAXPROCS(0), runtime.Version(), buildVersion()},
-		Checks:  m.times.n, PerSec: float64(m.times.n) / m.took.Seconds(), Latency: map[string]int64{"max": int64(m.times.longest)}, Reasons: m.answers,
+		Checks:  m.times.Count(), PerSec: float64(m.times.Count()) / m.took.Seconds(), Latency: map[string]int64{"max": int64(m.times.Max())}, Reasons: m.answers,
 	}
 	for _, p := range percentiles {
-		if d, known := m.times.at(p.part); known {
+		if d, known := m.at(p.part); known {
 			r.Latency[p.name] = int64(d)
 		}
 	}

@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"math"
-	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/postern-auth/postern/server/histogram"
 )
 
 // load is questions put one after the other, by several askers at once, for a time.
@@ -25,7 +25,7 @@ type load struct {
 type loaded struct {
 	took    time.Duration
 	answers map[string]uint64 // by name
-	times   latencies
+	times   histogram.Histogram
 	// behind is how many questions were not begun in time, at a rate.
 	behind uint64
 }
@@ -33,7 +33,7 @@ type loaded struct {
 // asker is one of those who ask. Each has its own, so that counting costs no lock.
 type asker struct {
 	answers map[string]uint64
-	times   latencies
+	times   histogram.Histogram
 	behind  uint64
 }
 
@@ -66,7 +66,7 @@ func (l *load) run(ctx context.Context, counted func()) *loaded {
 				name := l.ask(ctx, i, n)
 				if from.After(begin) && ctx.Err() == nil {
 					me.answers[name]++
-					me.times.add(time.Since(from))
+					me.times.Add(time.Since(from))
 				}
 			}
 		})
@@ -75,7 +75,7 @@ func (l *load) run(ctx context.Context, counted func()) *loaded {
 	m := &loaded{took: max(time.Since(begin), time.Nanosecond), answers: map[string]uint64{}}
 	for i := range all {
 		m.behind += all[i].behind
-		m.times.merge(&all[i].times)
+		m.times.Merge(&all[i].times)
 		for name, n := range all[i].answers {
 			m.answers[name] += n
 		}
@@ -115,59 +115,11 @@ func sleep(ctx context.Context, wait time.Duration) bool {
 	}
 }
 
-// latencies is a histogram with 32 steps for each power of two: what is read from it is
-// at most 3 % too high.
-type latencies struct {
-	n       uint64
-	longest time.Duration
-	counts  [64 << stepBits]uint64
-}
-
-const stepBits = 5
-
-func (l *latencies) add(d time.Duration) {
-	l.n++
-	l.longest = max(l.longest, d)
-	l.counts[stepOf(uint64(max(d, 0)))]++
-}
-
-func (l *latencies) merge(other *latencies) {
-	l.n += other.n
-	l.longest = max(l.longest, other.longest)
-	for i, n := range other.counts {
-		l.counts[i] += n
-	}
-}
-
-// stepOf is the step that a number of nanoseconds falls into.
-func stepOf(ns uint64) int {
-	if ns < 1<<stepBits {
-		return int(ns)
-	}
-	shift := bits.Len64(ns) - 1 - stepBits
-	return (shift+1)<<stepBits | int(ns>>shift)&(1<<stepBits-1)
-}
-
-// topOf is the longest time that falls into a step.
-func topOf(step int) time.Duration {
-	if step < 1<<stepBits {
-		return time.Duration(step)
-	}
-	shift := step>>stepBits - 1
-	return time.Duration(uint64(step&(1<<stepBits-1)|1<<stepBits)<<shift + 1<<shift - 1)
-}
-
 // at returns the time within which a part of all answers came. It does not know unless
 // ten answers took longer: a tail of one is chance.
-func (l *latencies) at(part float64) (time.Duration, bool) {
-	if float64(l.n)*(1-part) < 10-1e-9 {
+func (m *loaded) at(part float64) (_ time.Duration, known bool) {
+	if float64(m.times.Count())*(1-part) < 10-1e-9 {
 		return 0, false
 	}
-	rank, seen := uint64(math.Ceil(part*float64(l.n))), uint64(0)
-	for step, n := range l.counts {
-		if seen += n; seen >= rank {
-			return min(topOf(step), l.longest), true
-		}
-	}
-	return l.longest, true
+	return m.times.Quantile(part), true
 }
