@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,8 +104,20 @@ func TestLaps(t *testing.T) {
 	if tr.Laps[audit.StepProve] != (audit.Lap{From: 1, To: 5}) || tr.Laps[audit.StepDecide] != (audit.Lap{From: 5, To: 9}) || tr.Laps[audit.StepNone] != (audit.Lap{}) {
 		t.Errorf("%v", tr.Laps)
 	}
-	if audit.StepRecord.String() != "record" || audit.Step(200).String() != "record" {
-		t.Error("names")
+}
+
+// Every step has a name of its own. What is no step has the last one's, and panics nowhere.
+func TestStepNames(t *testing.T) {
+	t.Parallel()
+	var names []string
+	for s := audit.StepNone; s < audit.Steps; s++ {
+		names = append(names, s.String())
+	}
+	if want := []string{"none", "prove", "decide", "sign", "spend", "agree", "record"}; !slices.Equal(names, want) {
+		t.Errorf("%v, want %v", names, want)
+	}
+	if got := audit.Step(200).String(); got != "record" {
+		t.Error(got)
 	}
 }
 
