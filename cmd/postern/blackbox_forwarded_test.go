@@ -1,6 +1,8 @@
 package main
 
 import (
+	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -194,25 +196,48 @@ func TestSessionCookiesThroughDoors(t *testing.T) {
 	expect(r, "of the new one", name+fresh.cookie, 200)
 }
 
-// ADMIN-05, of the other door that takes JSON: what has two readings is refused.
+// ADMIN-05, of the other door that takes JSON: what has two readings is refused as JSON,
+// and each of them alone is answered.
 func TestConnectJSONIsStrict(t *testing.T) {
 	t.Parallel()
 	b := startForwarded(t)
-	ask := func(body string) int {
+	ask := func(body string) (status int, answer string) {
 		res, err := http.Post("http://"+b.gateway+"/postern.v1.CheckService/Check", "application/json", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = res.Body.Close()
-		return res.StatusCode
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, string(text)
 	}
 	const good = `{"target":{"http":{"method":"GET","host":"api.test","path":"/public/a"}}}`
-	if got := ask(good); got != http.StatusOK {
-		t.Fatal(got)
-	}
-	for name, body := range oddBodies(good, "method") {
-		if got := ask(body); got != http.StatusBadRequest {
-			t.Errorf("%s: %d", name, got)
+	with := func(more string) string { return strings.TrimSuffix(good, "}") + "," + more + "}" }
+	for _, body := range []string{good, with(`"correlationId":"x"`), with(`"correlation_id":"x"`), with(`"context":{"x":1}`), with(`"cost":{"tokens":1}`), with(`"cost":{"tokens":"1"}`)} {
+		if status, answer := ask(body); status != http.StatusOK || !strings.Contains(answer, `"allowed":true`) {
+			t.Fatalf("%s: %d %s", body, status, answer)
 		}
+	}
+	bodies := oddBodies(good, "method")
+	maps.Copy(bodies, map[string]string{
+		"a field in both spellings":  with(`"correlationId":"x","correlation_id":"x"`),
+		"a name twice in a context":  with(`"context":{"x":1,"x":2}`),
+		"a unit twice":               with(`"cost":{"tokens":1,"tokens":2}`),
+		"a context, deep":            with(`"context":{"x":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`),
+		"a number for a text":        with(`"correlationId":1`),
+		"NaN":                        with(`"cost":{"tokens":NaN}`),
+		"NaN, as a text":             with(`"cost":{"tokens":"NaN"}`),
+		"a part of a token":          with(`"cost":{"tokens":1.5}`),
+		"a number that is too large": with(`"cost":{"tokens":1e300}`),
+	})
+	for name, body := range bodies {
+		if status, answer := ask(body); status != http.StatusBadRequest || !strings.Contains(answer, `"code":"invalid_argument"`) {
+			t.Errorf("%s: %d %.300s", name, status, answer)
+		}
+	}
+	if status, _ := ask(good); status != http.StatusOK {
+		t.Errorf("afterwards: %d", status)
 	}
 }
