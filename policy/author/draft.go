@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"testing/fstest"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
@@ -162,15 +161,11 @@ func (d *Draft) try(ctx context.Context) (t *Trial) {
 }
 
 func (d *Draft) compile(ctx context.Context) (*rego.Snapshot, error) {
-	files := fstest.MapFS{}
-	for name, text := range d.Files {
-		files[name] = &fstest.MapFile{Data: []byte(text)}
-	}
 	config := d.Config
 	config.AllowBuiltins, config.AllowHosts, config.InsecureExposeCredentials, config.ProtoDescriptor = nil, nil, false, ""
 	config.Timeout, config.MaxEvaluations, config.Cache.Size = draftDecision, 1, -1
 	config.Limits = rego.Limits{Files: maxDraftFiles, Bytes: maxDraftBytes, Depth: 8}
-	bundle, err := rego.LoadFS(files, config)
+	bundle, err := rego.LoadFS(folder(d.Files), config)
 	if err != nil {
 		return nil, err
 	}
