@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/postern-auth/postern/bench/rig"
 	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
 )
 
@@ -125,14 +126,12 @@ func TestCrashKilled(t *testing.T) {
 // disk mounts a small file system of its own at a directory, or skips the test.
 func disk(t testing.TB, dir, size string) {
 	t.Helper()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := mountMemory(dir, size); err != nil {
+	unmount, err := rig.MountMemory(dir, size)
+	if err != nil {
 		t.Skip("no file system can be mounted here: ", err)
 	}
 	t.Cleanup(func() {
-		if err := unmount(dir); err != nil {
+		if err := unmount(); err != nil {
 			t.Error(err)
 		}
 	})
