@@ -7,14 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -82,18 +80,15 @@ func (l *lab) write(name, text string) error {
 
 // replica is a server with its configuration. It can be stopped and started again.
 type replica struct {
-	name          string
-	binary        string
-	config        string // path
-	logFile       string
-	grpc, metrics string // addresses
-	adminKey      string // for the admin API; may be empty
+	*rig.Process // nil unless it runs
+	name         string
+	launch       rig.Launch
+	config       string // path
+	adminKey     string // for the admin API; may be empty
 
-	cmd     *exec.Cmd
-	started time.Time
-	conns   [2]*grpc.ClientConn
-	check   posternv1.CheckServiceClient
-	admin   *grpc.ClientConn
+	conns [2]*grpc.ClientConn
+	check posternv1.CheckServiceClient
+	admin *grpc.ClientConn
 }
 
 // newReplica writes the configuration of one more replica, whose block "store" is
@@ -101,10 +96,8 @@ type replica struct {
 func (l *lab) newReplica(store string) (*replica, error) {
 	l.replicas++
 	name := fmt.Sprintf("replica%d", l.replicas)
-	r := &replica{
-		name: name, binary: l.binary, grpc: rig.FreeAddr(), metrics: rig.FreeAddr(),
-		config: l.path(name + ".yaml"), logFile: l.path(name + ".log"),
-	}
+	r := &replica{name: name, config: l.path(name + ".yaml")}
+	r.launch = rig.Launch{Binary: l.binary, Args: []string{"serve", "-c", r.config}, GRPC: rig.FreeAddr(), Admin: rig.FreeAddr()}
 	return r, l.write(name+".yaml", fmt.Sprintf(`version: 1
 listen: { grpc: %q, admin: %q }
 api_keys: { pepper: "${file:pepper}" }
@@ -112,7 +105,7 @@ store: %s
 policy: { path: policy }
 decisions: { log: none, keep: 20000 }
 log: { format: text }
-`, r.grpc, r.metrics, store))
+`, r.launch.GRPC, r.launch.Admin, store))
 }
 
 // postgres is the block for a database; what else it says is given.
@@ -123,7 +116,7 @@ func (l *lab) postgres(dsn, more string) (string, error) {
 
 // bootstrap makes the first admin key.
 func (r *replica) bootstrap(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, r.binary, "store", "bootstrap", "-q", "-c", r.config).Output()
+	out, err := exec.CommandContext(ctx, r.launch.Binary, "store", "bootstrap", "-q", "-c", r.config).Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return "", fmt.Errorf("postern store bootstrap: %s", exit.Stderr)
 	}
@@ -131,39 +124,11 @@ func (r *replica) bootstrap(ctx context.Context) (string, error) {
 }
 
 // start runs the server and waits until it takes connections.
-func (r *replica) start() error {
-	out, err := os.OpenFile(r.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
+func (r *replica) start(ctx context.Context) (err error) {
+	if r.Process, err = r.launch.Start(ctx); err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
 	}
-	defer out.Close()
-	r.cmd = exec.Command(r.binary, "serve", "-c", r.config)
-	r.cmd.Stdout, r.cmd.Stderr = out, out
-	// No Ctrl-C for it: that is the lab's, which then stops it.
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	r.started = time.Now()
-	if err := r.cmd.Start(); err != nil {
-		return err
-	}
-	for {
-		if c, err := net.Dial("tcp", r.grpc); err == nil {
-			_ = c.Close()
-			return r.dial()
-		}
-		waited := time.Since(r.started)
-		// As exact as a hundredth: asking more often would take from a server that needs
-		// seconds what it needs.
-		time.Sleep(max(200*time.Microsecond, waited/100))
-		if waited > 60*time.Second {
-			r.kill()
-			return fmt.Errorf("%s does not listen:\n%s", r.name, r.said())
-		}
-	}
-}
-
-func (r *replica) said() string {
-	text, _ := os.ReadFile(r.logFile)
-	return string(text[max(0, len(text)-4000):])
+	return r.dial()
 }
 
 func (r *replica) dial() (err error) {
@@ -171,10 +136,10 @@ func (r *replica) dial() (err error) {
 	dial := func(address string) (*grpc.ClientConn, error) {
 		return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), quick)
 	}
-	if r.conns[0], err = dial(r.grpc); err != nil {
+	if r.conns[0], err = dial(r.launch.GRPC); err != nil {
 		return err
 	}
-	if r.conns[1], err = dial(r.metrics); err != nil {
+	if r.conns[1], err = dial(r.launch.Admin); err != nil {
 		return err
 	}
 	r.check, r.admin = posternv1.NewCheckServiceClient(r.conns[0]), r.conns[1]
@@ -182,13 +147,13 @@ func (r *replica) dial() (err error) {
 }
 
 // kill ends the server with SIGKILL.
-func (r *replica) kill() { r.end(syscall.SIGKILL) }
+func (r *replica) kill() { r.end((*rig.Process).Kill) }
 
 // stop ends the server as an operator does.
-func (r *replica) stop() { r.end(syscall.SIGTERM) }
+func (r *replica) stop() { r.end((*rig.Process).Stop) }
 
-func (r *replica) end(how syscall.Signal) {
-	if r.cmd == nil || r.cmd.Process == nil {
+func (r *replica) end(how func(*rig.Process)) {
+	if r.Process == nil {
 		return
 	}
 	for _, c := range r.conns {
@@ -196,14 +161,9 @@ func (r *replica) end(how syscall.Signal) {
 			_ = c.Close()
 		}
 	}
-	_ = r.cmd.Process.Signal(how)
-	late := time.AfterFunc(15*time.Second, func() { _ = r.cmd.Process.Kill() })
-	defer late.Stop()
-	_ = r.cmd.Wait()
-	r.cmd = nil
+	how(r.Process)
+	r.Process = nil
 }
-
-func (r *replica) signal(s syscall.Signal) error { return r.cmd.Process.Signal(s) }
 
 // as adds the admin key to the context of a call.
 func (r *replica) as(ctx context.Context) context.Context {
@@ -267,7 +227,7 @@ func questionOf(key, path string) *posternv1.CheckRequest {
 // scrape reads the metrics: the sum of all series of each name, and each series by
 // itself.
 func (r *replica) scrape() (map[string]float64, error) {
-	res, err := http.Get("http://" + r.metrics + "/metrics")
+	res, err := http.Get("http://" + r.launch.Admin + "/metrics")
 	if err != nil {
 		return nil, err
 	}
@@ -290,4 +250,4 @@ func (r *replica) scrape() (map[string]float64, error) {
 }
 
 // memory is that of the process in MiB, as rig.Memory tells it.
-func (r *replica) memory(which string) (float64, error) { return rig.Memory(r.cmd.Process.Pid, which) }
+func (r *replica) memory(which string) (float64, error) { return rig.Memory(r.PID(), which) }

@@ -269,14 +269,14 @@ func (c *crowd) start(ctx context.Context, r *replica, out *rig.Report) error {
 		if i > 0 {
 			r.stop()
 		}
-		if err := r.start(); err != nil {
+		if err := r.start(ctx); err != nil {
 			return err
 		}
 		a := r.ask(ctx, question(c.good[0]))
 		if !a.allowed {
-			return fmt.Errorf("the first answer is %v (%w)\n%s", a.reason, a.err, r.said())
+			return fmt.Errorf("the first answer is %v (%w)\n%s", a.reason, a.err, r.Said())
 		}
-		took = append(took, time.Since(r.started))
+		took = append(took, time.Since(r.Started))
 	}
 	c.started("start to first answer", took.sorted().at(.5), "", out)
 	time.Sleep(2 * time.Second) // let the runtime give back what starting needed

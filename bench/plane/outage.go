@@ -253,13 +253,13 @@ func (f *fleet) restart(ctx context.Context, interviews []*interview) ([]time.Du
 		all.Go(func() {
 			interviews[i].stop()
 			r.kill()
-			if errs[i] = r.start(); errs[i] != nil {
+			if errs[i] = r.start(ctx); errs[i] != nil {
 				return
 			}
 			for a := (answer{err: errors.New("none yet")}); a.err != nil && ctx.Err() == nil; {
 				a = r.ask(ctx, interviews[i].probes[0].ask)
 			}
-			took[i] = time.Since(r.started)
+			took[i] = time.Since(r.Started)
 			interviews[i].start(ctx)
 		})
 	}
@@ -283,7 +283,7 @@ func (f *fleet) recover(ctx context.Context, back time.Time) (times, error) {
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
-			errs[i] = fmt.Errorf("%s does not recover:\n%s", r.name, r.said())
+			errs[i] = fmt.Errorf("%s does not recover:\n%s", r.name, r.Said())
 		})
 	}
 	all.Wait()

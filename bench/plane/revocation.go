@@ -56,7 +56,7 @@ func newFleet(ctx context.Context, l *lab, extras []string) (f *fleet, err error
 			}
 		}
 		r.adminKey = f.replicas[0].adminKey
-		if err := r.start(); err != nil {
+		if err := r.start(ctx); err != nil {
 			return f, err
 		}
 	}
@@ -66,8 +66,8 @@ func newFleet(ctx context.Context, l *lab, extras []string) (f *fleet, err error
 
 func (f *fleet) close() {
 	for _, r := range f.replicas {
-		if r.cmd != nil {
-			_ = r.signal(syscall.SIGCONT) // it may be stopped
+		if r.Process != nil {
+			_ = r.Signal(syscall.SIGCONT) // it may be stopped
 		}
 		r.kill()
 	}
@@ -172,7 +172,7 @@ func (f *fleet) await(ctx context.Context, r *replica, keys []*event) error {
 				break
 			}
 			if time.Since(begin) > 10*time.Second {
-				return fmt.Errorf("%s does not take a new key: %v (%w)\n%s", r.name, a.reason, a.err, r.said())
+				return fmt.Errorf("%s does not take a new key: %v (%w)\n%s", r.name, a.reason, a.err, r.Said())
 			}
 		}
 	}
@@ -379,10 +379,10 @@ func (f *fleet) stopOnce(ctx context.Context, r *replica, stop time.Duration, t 
 		}
 	}
 	time.Sleep(time.Until(begin))
-	if err := r.signal(syscall.SIGSTOP); err != nil {
+	if err := r.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	wake := time.AfterFunc(stop, func() { _ = r.signal(syscall.SIGCONT) })
+	wake := time.AfterFunc(stop, func() { _ = r.Signal(syscall.SIGCONT) })
 	defer wake.Stop()
 	for i, e := range events {
 		time.Sleep(time.Until(begin.Add(schedule[i])))

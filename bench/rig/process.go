@@ -79,11 +79,14 @@ func (l Launch) Start(ctx context.Context) (*Process, error) {
 		return nil, err
 	}
 	go func() { _ = p.cmd.Wait(); close(p.ended) }()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline) && !p.Ended(); time.Sleep(200 * time.Microsecond) {
+	for waited := time.Duration(0); waited < time.Minute && !p.Ended(); waited = time.Since(p.Started) {
 		if c, err := net.Dial("tcp", p.GRPC); err == nil {
 			_ = c.Close()
 			return p, nil
 		}
+		// As exact as a hundredth: asking more often would take from a server that needs
+		// seconds what it needs.
+		time.Sleep(max(200*time.Microsecond, waited/100))
 	}
 	p.Stop()
 	return nil, fmt.Errorf("%s does not listen:\n%s", filepath.Base(l.Binary), p.Said())
