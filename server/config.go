@@ -2,8 +2,6 @@ package server
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"github.com/postern-auth/postern/server/door/login"
 	"github.com/postern-auth/postern/server/mirror"
 	"github.com/postern-auth/postern/server/registry"
+	"github.com/postern-auth/postern/server/regular"
 	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/strictyaml"
 	"github.com/postern-auth/postern/server/target"
@@ -224,7 +223,7 @@ const maxConfigSize = 1 << 20
 // LoadConfig reads the file. Relative paths in it are relative to its directory.
 // The error is strictyaml.Errors if the file could be read.
 func LoadConfig(path string, opts ...strictyaml.Option) (*Config, error) {
-	src, err := readFile(path, maxConfigSize)
+	src, err := regular.ReadFile(path, maxConfigSize)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
@@ -279,24 +278,6 @@ func (c *Config) rebase(base string) {
 			*p = filepath.Join(base, *p)
 		}
 	}
-}
-
-// readFile reads a regular file. One that is too large is read just as far as
-// is needed to see that.
-func readFile(path string, most int64) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	return io.ReadAll(io.LimitReader(f, most+1))
 }
 
 // ParseConfig reads a configuration from its text; the name stands for the file

@@ -94,7 +94,7 @@ func checkRouteMatch(report report, r *Route, path string) {
 		case !isToken(m):
 			report(at, fmt.Sprintf("%q is not an HTTP method", m), strictyaml.Suggest(m, httpMethods))
 		case slices.Contains(httpMethods, strings.ToUpper(m)) && m != strings.ToUpper(m):
-			report(at, fmt.Sprintf("HTTP methods are case-sensitive, and no client sends %q", m), "write "+strings.ToUpper(m))
+			report(at, fmt.Sprintf("methods are case-sensitive: %q is not %s, and refused where it makes a difference", m, strings.ToUpper(m)), "write "+strings.ToUpper(m))
 		}
 	}
 	checkNoRepeats(report, path+".methods", r.Methods)

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+
+	"github.com/postern-auth/postern/server/regular"
 )
 
 // maxPEM is far more than any chain or list of CAs.
@@ -48,11 +50,11 @@ func (c *certificates) Reload() (changed bool, err error) {
 }
 
 func (c *certificates) load() (*material, error) {
-	cert, err := readFile(c.cfg.Cert.String(), maxPEM)
+	cert, err := regular.ReadFile(c.cfg.Cert.String(), maxPEM)
 	if err != nil {
 		return nil, fmt.Errorf("tls.cert: %w", err)
 	}
-	key, err := readFile(c.cfg.Key.String(), maxPEM)
+	key, err := regular.ReadFile(c.cfg.Key.String(), maxPEM)
 	if err != nil {
 		return nil, fmt.Errorf("tls.key: %w", err)
 	}
@@ -72,7 +74,7 @@ func (c *certificates) load() (*material, error) {
 	digest.Write(cert)
 	digest.Write(key)
 	if ca := c.cfg.ClientCA.String(); ca != "" {
-		pem, err := readFile(ca, maxPEM)
+		pem, err := regular.ReadFile(ca, maxPEM)
 		if err != nil {
 			return nil, fmt.Errorf("tls.client_ca: %w", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -108,6 +109,39 @@ func TestReload(t *testing.T) {
 			inForce()
 			b.write(t, c.file, c.good(old))
 			eventually(t, "the good one counts", func() bool { return c.sees(b, issuers, key) })
+		})
+	}
+}
+
+// A named pipe where a file should be holds up nothing: it is told of, what was in force
+// stays, the other files are read, and the server ends when it is told to.
+func TestReloadBesidePipes(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"postern.yaml", "policy/tables.yaml", "policy/new.json", "keys.yaml", "jwks.json"} {
+		t.Run(strings.ReplaceAll(file, "/", "_"), func(t *testing.T) {
+			t.Parallel()
+			w := prepare(t, "change")
+			w.write(t, "jwks.json", jwks(newIssuer("https://issuer.test", "k1")))
+			key := w.mint(t, order{id: "alice"})
+			b := start(t, w)
+			b.hide(key, documented[8:])
+			if file != "policy/new.json" {
+				remove(t, w, file)
+			}
+			if err := syscall.Mkfifo(w.path(file), 0o600); err != nil {
+				t.Skip("there are no named pipes: ", err)
+			}
+			eventually(t, "/readyz tells of it", func() bool { return b.explains(t, "not a regular file") })
+			b.expect(t, get("/", "x-api-key", key), 200, "allowed")
+			if file != "keys.yaml" {
+				w.write(t, "keys.yaml", "keys:\n"+imported("billing", documented, ""))
+				eventually(t, "the keys are others", func() bool {
+					return b.status(get("/", "x-api-key", documented)) == 200 && b.status(get("/", "x-api-key", key)) == 401
+				})
+			} else {
+				w.write(t, "policy/tables.yaml", "routes: [{path: /open/**, public: true}]\n")
+				eventually(t, "the policy is another", func() bool { return b.status(get("/", "x-api-key", key)) == 403 })
+			}
 		})
 	}
 }

@@ -33,7 +33,7 @@ var floors = []struct {
 	{"server/target", 2}, // reads bodies by server/jose, paths by server/canonical
 	{"server/authn", 1}, {"server/canonical", 1}, {"server/jose", 1}, {"server/audit", 1}, {"server/signer", 1}, {"server/breaker", 1}, {"server/budget", 1}, {"server/rate", 1}, {"server/password", 1}, {"policy/rego", 1},
 	{"policy/lib", 0}, {"server/seal", 0}, {"server/store", 0}, {"server/strictyaml", 0}, {"server/outbound", 0}, {"server/tally", 0}, {"server/histogram", 0}, {"server/guard", 0}, {"server/vectortest", 0}, {"deploy", 0},
-	{"policy", -1}, // the ground: words
+	{"policy", -1}, {"server/regular", -1}, // the ground: words, and files that are none but files
 }
 
 // reserved says who alone may import what, and why.

@@ -19,6 +19,7 @@ import (
 	"github.com/postern-auth/postern/policy/author"
 	"github.com/postern-auth/postern/policy/bundle"
 	"github.com/postern-auth/postern/policy/rego"
+	"github.com/postern-auth/postern/server/regular"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -191,7 +192,7 @@ func (d *desk) open(name string, verify *bundle.Verify) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.dir = root.FS()
+	s.dir = regular.Root(root)
 	s.bundle, err = rego.LoadFS(s.dir, config)
 	return s, err
 }

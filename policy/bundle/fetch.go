@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/postern-auth/postern/server/regular"
 )
 
 // fetcher gets the bytes of one bundle from where it is. The etag is what an answer
@@ -205,17 +207,9 @@ func (f *fileFetcher) look() (string, error) {
 }
 
 func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+	body, err := regular.ReadFile(path, limit)
+	if errors.Is(err, regular.ErrTooLarge) {
+		return nil, fmt.Errorf("%w: %w", errTooMuch, err)
 	}
-	defer f.Close()
-	body, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(body)) > limit {
-		return nil, fmt.Errorf("%w: %s is larger than %d bytes", errTooMuch, path, limit)
-	}
-	return body, nil
+	return body, err
 }

@@ -10,7 +10,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	opa "github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/postern-auth/postern/policy/rego"
+	"github.com/postern-auth/postern/server/regular"
 )
 
 // Bounds of keys.
@@ -129,14 +129,8 @@ func (k *Key) algorithmFor(public any) (string, error) {
 func (k *Key) load() (*opa.KeyConfig, error) {
 	var text []byte
 	if k.File != "" {
-		info, err := os.Stat(string(k.File))
-		if err != nil {
-			return nil, err
-		}
-		if !info.Mode().IsRegular() || info.Size() > maxKeyFile {
-			return nil, errors.New("is no regular file of a sensible size")
-		}
-		if text, err = os.ReadFile(string(k.File)); err != nil {
+		var err error
+		if text, err = regular.ReadFile(string(k.File), maxKeyFile); err != nil {
 			return nil, err
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -15,6 +13,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/postern-auth/postern/server/regular"
 )
 
 // rpcs are the gRPC methods of a descriptor set, by which the bodies of calls are
@@ -33,17 +33,9 @@ func readRPCs(path string) (*rpcs, error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.Open(path)
+	text, err := regular.ReadFile(path, maxDescriptors)
 	if err != nil {
 		return nil, fmt.Errorf("proto_descriptor: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxDescriptors+1))
-	if err != nil {
-		return nil, fmt.Errorf("proto_descriptor: %w", err)
-	}
-	if len(text) > maxDescriptors {
-		return nil, fmt.Errorf("proto_descriptor: %s is larger than %d MiB", path, maxDescriptors>>20)
 	}
 	var set descriptorpb.FileDescriptorSet
 	if err := proto.Unmarshal(text, &set); err != nil || len(set.File) == 0 {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/postern-auth/postern/policy/lib"
+	"github.com/postern-auth/postern/server/regular"
 )
 
 // Bundle is a policy as it was read: parsed, not yet compiled.
@@ -52,7 +52,7 @@ func Load(dir string, config Config) (*Bundle, error) {
 		return nil, fmt.Errorf("open the policy directory: %w", err)
 	}
 	defer root.Close()
-	return LoadFS(root.FS(), config)
+	return LoadFS(regular.Root(root), config)
 }
 
 // LoadFS reads a policy from any file system, such as the embedded lib.Sample.
@@ -147,24 +147,16 @@ func (l *loader) read(name string) ([]byte, error) {
 	if len(l.bundle.Files) >= l.config.Limits.Files {
 		return nil, fmt.Errorf("%w: more than %d files", errLimit, l.config.Limits.Files)
 	}
-	f, err := l.fsys.Open(name)
-	if err != nil {
+	text, err := regular.ReadFileFS(l.fsys, name, l.config.Limits.Bytes-l.bytes)
+	switch {
+	case errors.Is(err, regular.ErrTooLarge):
+		return nil, fmt.Errorf("%w: more than %d bytes", errLimit, l.config.Limits.Bytes)
+	case errors.Is(err, regular.ErrNotRegular):
+		return nil, regular.ErrNotRegular
+	case err != nil:
 		return nil, fmt.Errorf("cannot be opened, or leads out of the policy directory: %w", err)
 	}
-	defer func() { _ = f.Close() }()
-	// A named pipe would block for ever, a link to a directory is never followed.
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.New("is no regular file")
-	}
-	left := l.config.Limits.Bytes - l.bytes
-	text, err := io.ReadAll(io.LimitReader(f, left+1))
-	if err != nil {
-		return nil, err
-	}
 	l.bytes += int64(len(text))
-	if l.bytes > l.config.Limits.Bytes {
-		return nil, fmt.Errorf("%w: more than %d bytes", errLimit, l.config.Limits.Bytes)
-	}
 	return text, nil
 }
 

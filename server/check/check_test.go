@@ -264,6 +264,35 @@ func TestRoutesOfFoldedPaths(t *testing.T) {
 	}
 }
 
+// A method in another case, which a forgiving server takes for the same, is refused where
+// that is another route's, in both directions, and also together with the path.
+func TestRoutesOfFoldedMethods(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	under, err := policy.ParsePathPattern("/m/**")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.cfg.Routes = []policy.Route{
+		{Name: "delete", Methods: []string{"DELETE"}, Paths: []policy.PathPattern{under}},
+		{Name: "get", Methods: []string{"GET"}, Paths: []policy.PathPattern{under}},
+		{Name: "purge", Methods: []string{"purge"}},
+		{Name: "rest", Anonymous: true},
+	}
+	for line, want := range map[string]policy.Reason{
+		"DELETE /m/x": policy.ReasonCredentialMissing, "delete /m/x": policy.ReasonRequestInvalid, "Delete /m/x": policy.ReasonRequestInvalid,
+		"delete /M/x": policy.ReasonRequestInvalid, "DELETE /M/x": policy.ReasonRequestInvalid,
+		"head /m/x": policy.ReasonRequestInvalid, "get /m/x": policy.ReasonRequestInvalid, "patch /m/x": policy.ReasonAllowed,
+		"purge /x": policy.ReasonCredentialMissing, "PURGE /x": policy.ReasonRequestInvalid, "delete /x": policy.ReasonAllowed,
+	} {
+		a := request()
+		a.Method, a.Path, _ = strings.Cut(line, " ")
+		if d := w.check(t, a); d.Reason != want {
+			t.Errorf("%s: %v, want %v; %s", line, d.Reason, want, d.Detail)
+		}
+	}
+}
+
 // HEAD asks for what GET does, and meets what GET demands.
 func TestRoutesOfGETCoverHEAD(t *testing.T) {
 	t.Parallel()

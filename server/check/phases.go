@@ -27,7 +27,7 @@ func (c *Checker) read(x *exchange) bool {
 	}
 	at, certain := c.match(&x.request, x.attributes.Extensions)
 	if !certain {
-		return x.deny(policy.ReasonRequestInvalid, "a forgiving server would read the path as one of another route")
+		return x.deny(policy.ReasonRequestInvalid, "a forgiving server would read the method or the path as one of another route")
 	}
 	x.route, x.routeAt = &c.noRoute, len(c.routes)
 	if at >= 0 {
@@ -38,12 +38,13 @@ func (c *Checker) read(x *exchange) bool {
 }
 
 // match finds the first route that matches, -1 for none. That is not certain if the
-// path, read as the most forgiving server would, is one of another route: /ADMIN must
-// not get past what /admin demands.
+// method or the path, read as the most forgiving server would, is one of another route:
+// neither /ADMIN nor delete must get past what is demanded of DELETE /admin.
 func (c *Checker) match(q *policy.Request, extensions map[string]string) (at int, certain bool) {
 	at = first(c.routes, q, extensions)
-	if q.Folded != q.Path || c.foldedDiffer || endsWithSlash(q.Path) {
-		folded := policy.Request{Host: q.Host, Method: q.Method, Path: q.Folded}
+	method := strings.ToUpper(q.Method)
+	if q.Folded != q.Path || method != q.Method || c.foldedDiffer || endsWithSlash(q.Path) {
+		folded := policy.Request{Host: q.Host, Method: method, Path: q.Folded}
 		if strings.Contains(q.Path, "%2F") {
 			folded.Path = strings.ToLower(q.Path) // kept, so the upstream does not split there either
 		}
@@ -75,11 +76,16 @@ func trimSlash(path string) string {
 	return path
 }
 
-// foldRoutes returns the routes with their paths as a forgiving server reads them,
-// and whether any is another then.
+// foldRoutes returns the routes with their methods and paths as a forgiving server reads
+// them, and whether any is another then.
 func foldRoutes(routes []policy.Route) (folded []policy.Route, differ bool) {
 	folded = slices.Clone(routes)
 	for i := range folded {
+		folded[i].Methods = slices.Clone(folded[i].Methods)
+		for j, m := range folded[i].Methods {
+			folded[i].Methods[j] = strings.ToUpper(m)
+			differ = differ || folded[i].Methods[j] != m
+		}
 		folded[i].Paths = slices.Clone(folded[i].Paths)
 		for j, p := range folded[i].Paths {
 			f, err := policy.ParsePathPattern(trimSlash(canonical.Fold(p.String())))

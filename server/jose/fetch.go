@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/server/outbound"
+	"github.com/postern-auth/postern/server/regular"
 )
 
 // fetched is a body that was fetched, and what its server says of its age.
@@ -58,7 +59,7 @@ func tryGet(ctx context.Context, client *http.Client, from *url.URL) (fetched, e
 // tooLarge makes an error of what is longer than MaxDocumentBytes one of this
 // package's.
 func tooLarge(err error) error {
-	if errors.Is(err, outbound.ErrTooLarge) {
+	if errors.Is(err, outbound.ErrTooLarge) || errors.Is(err, regular.ErrTooLarge) {
 		return fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
 	return err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/server/outbound"
+	"github.com/postern-auth/postern/server/regular"
 )
 
 // Event tells of one fetch that ended, and of the Source after it.
@@ -223,7 +224,7 @@ func (s *Source) client() (*http.Client, error) {
 
 // readFile reads a file of at most MaxDocumentBytes.
 func readFile(path string) (fetched, error) {
-	body, err := outbound.ReadFile(path, MaxDocumentBytes)
+	body, err := regular.ReadFile(path, MaxDocumentBytes)
 	return fetched{body: body, maxAge: -1}, tooLarge(err)
 }
 

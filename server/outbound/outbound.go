@@ -26,8 +26,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"time"
+
+	"github.com/postern-auth/postern/server/regular"
 )
 
 // Config says how a client connects. The zero value is good: https to public
@@ -131,7 +132,7 @@ func newTransport(cfg *Config) (*http.Transport, error) {
 func (c *Config) TLS() (*tls.Config, error) {
 	secured := &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.CAFile != "" {
-		pem, err := ReadFile(c.CAFile, maxPEMBytes)
+		pem, err := regular.ReadFile(c.CAFile, maxPEMBytes)
 		if err != nil {
 			return nil, fmt.Errorf("ca_file: %w", err)
 		}
@@ -153,11 +154,11 @@ func (c *Config) TLS() (*tls.Config, error) {
 }
 
 func (c *Config) clientCertificate() (*tls.Certificate, error) {
-	cert, err := ReadFile(c.ClientCertFile, maxPEMBytes)
+	cert, err := regular.ReadFile(c.ClientCertFile, maxPEMBytes)
 	if err != nil {
 		return nil, fmt.Errorf("client_cert_file: %w", err)
 	}
-	key, err := ReadFile(c.ClientKeyFile, maxPEMBytes)
+	key, err := regular.ReadFile(c.ClientKeyFile, maxPEMBytes)
 	if err != nil {
 		return nil, fmt.Errorf("client_key_file: %w", err)
 	}
@@ -166,21 +167,6 @@ func (c *Config) clientCertificate() (*tls.Certificate, error) {
 		return nil, fmt.Errorf("client_cert_file and client_key_file: %w", err)
 	}
 	return &pair, nil
-}
-
-// ReadFile reads a file of at most limit bytes. The error is ErrTooLarge, or that of
-// the file system.
-func ReadFile(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := readAll(f, limit)
-	if errors.Is(err, ErrTooLarge) {
-		err = fmt.Errorf("%s: %w", path, err)
-	}
-	return data, err
 }
 
 func readAll(from io.Reader, limit int64) ([]byte, error) {

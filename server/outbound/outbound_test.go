@@ -229,12 +229,6 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%+v: %v", cfg, err)
 		}
 	}
-	if _, err := outbound.ReadFile(junk, 8); !errors.Is(err, outbound.ErrTooLarge) {
-		t.Error(err)
-	}
-	if data, err := outbound.ReadFile(junk, 9); err != nil || len(data) != 9 {
-		t.Error(err)
-	}
 }
 
 // The client's certificate is read again for each connection, so that one which was

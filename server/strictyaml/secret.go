@@ -3,7 +3,6 @@ package strictyaml
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,12 +15,15 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/regular"
 )
 
 const maxSecretSize = 64 << 10
 
+func readSecret(name string) ([]byte, error) { return regular.ReadFile(name, maxSecretSize) }
+
 func defaultOptions() options {
-	return options{maxSize: defaultMaxSize, env: os.LookupEnv, file: readSecretFile}
+	return options{maxSize: defaultMaxSize, env: os.LookupEnv, file: readSecret}
 }
 
 const secretForm = "a secret is a reference, ${file:/path} or ${env:NAME}"
@@ -120,30 +122,6 @@ func cause(err error) string {
 		return p.Err.Error()
 	}
 	return err.Error()
-}
-
-// readSecretFile reads a regular file of bounded size. Directories, pipes and
-// devices are refused before they are read: a pipe would wait for a writer.
-func readSecretFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case info.IsDir():
-		return nil, errors.New("it is a directory")
-	case !info.Mode().IsRegular():
-		return nil, errors.New("it is not a regular file")
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	raw, err := io.ReadAll(io.LimitReader(f, maxSecretSize+1))
-	if err == nil && len(raw) > maxSecretSize {
-		return nil, fmt.Errorf("it is larger than %d bytes", maxSecretSize)
-	}
-	return raw, err
 }
 
 // unmask lets a reference be printed.

@@ -1,14 +1,10 @@
 package apikey
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -18,6 +14,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/regular"
 	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/strictyaml"
@@ -92,7 +89,7 @@ func New(cfg Config, deps Deps) (*Authenticator, error) {
 		a.now = time.Now
 	}
 	if a.read == nil {
-		a.read = func(name string) ([]byte, error) { return readFile(name, a.maxSize) }
+		a.read = func(name string) ([]byte, error) { return regular.ReadFile(name, int64(a.maxSize)) }
 	}
 	if err := a.Reload(context.Background()); err != nil {
 		return nil, err
@@ -363,36 +360,6 @@ func (a *Authenticator) Status() Status {
 	}
 	slices.Sort(s.Quarantined)
 	return s
-}
-
-// readFile reads a regular file and never more than the limit. Anything else,
-// such as a pipe, could make the reader wait.
-func readFile(name string, limit int) (src []byte, err error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", name)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if info.Size() > int64(limit) {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
-	}
-	// It may have become larger: the limit also holds for what is read.
-	var b bytes.Buffer
-	b.Grow(int(info.Size()) + bytes.MinRead)
-	if _, err = b.ReadFrom(io.LimitReader(f, int64(limit)+1)); err != nil {
-		return nil, err
-	}
-	if b.Len() > limit {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
-	}
-	return b.Bytes(), nil
 }
 
 var (

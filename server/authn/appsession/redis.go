@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"sync"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/regular"
 )
 
 var (
@@ -68,12 +68,15 @@ func connect(cfg *Config) (*redis.Client, error) {
 	return redis.NewClient(o), nil
 }
 
+// maxCAFile is the size of the largest ca_file in bytes.
+const maxCAFile = 1 << 20
+
 func tlsOf(cfg *Config, server string) (*tls.Config, error) {
 	t := &tls.Config{ServerName: server, MinVersion: tls.VersionTLS12}
 	if cfg.CAFile == "" {
 		return t, nil
 	}
-	pem, err := os.ReadFile(cfg.CAFile.String())
+	pem, err := regular.ReadFile(cfg.CAFile.String(), maxCAFile)
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}

@@ -58,6 +58,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/password"
+	"github.com/postern-auth/postern/server/regular"
 	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
@@ -166,7 +167,7 @@ func (a *Authenticator) Reload(context.Context) error {
 		a.file.CompareAndSwap(nil, &file{})
 		return nil
 	}
-	text, err := readFile(a.cfg.HtpasswdFile.String())
+	text, err := regular.ReadFile(a.cfg.HtpasswdFile.String(), maxFile)
 	if err != nil {
 		return fmt.Errorf("basic.htpasswd_file: %w", err)
 	}

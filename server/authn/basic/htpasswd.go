@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"io"
-	"os"
 	"slices"
 	"strings"
 	"unicode"
@@ -52,23 +50,6 @@ func (f *file) decoy(name string) *fileUser {
 		return nil
 	}
 	return f.decoys[maphash.String(f.seed, name)%uint64(len(f.decoys))]
-}
-
-// readFile reads a regular file of bounded size.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a file", path)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(text) > maxFile {
-		err = fmt.Errorf("%s has more than %d bytes", path, maxFile)
-	}
-	return text, err
 }
 
 // parseFile reads the lines of a file. The error names all that are wrong, up to a

@@ -18,6 +18,7 @@ import (
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/jose"
 	"github.com/postern-auth/postern/server/outbound"
+	"github.com/postern-auth/postern/server/regular"
 )
 
 // maxAnswerBytes bounds an answer, after decompression.
@@ -63,7 +64,7 @@ func newAsker(cfg *Config, deps Deps) (asker, error) {
 		return a, fmt.Errorf("http: %w", err)
 	}
 	if a.auth == AuthPrivateKey {
-		text, err := outbound.ReadFile(cfg.KeyFile.String(), maxKeyFile)
+		text, err := regular.ReadFile(cfg.KeyFile.String(), maxKeyFile)
 		if err != nil {
 			return a, fmt.Errorf("key_file: %w", err)
 		}

@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -135,7 +134,9 @@ func (a *Authenticator) anchor(files []file, old *anchors, now time.Time) (*anch
 }
 
 // wrong says in which file something is wrong.
-func (f *file) wrong(err error) error { return fmt.Errorf("mtls.%s: %s: %w", f.field, f.path, err) }
+func (f *file) wrong(err error) error {
+	return fmt.Errorf("mtls.%s: %s: %w", f.field, f.path, unwrapPath(err))
+}
 
 // read reads the file and reports whether it says something else than before. On an
 // error the file stays as it was.
@@ -275,27 +276,6 @@ func (a *Authenticator) Status() Status {
 	}
 	slices.SortFunc(s.Lists, func(x, y ListStatus) int { return strings.Compare(x.Issuer, y.Issuer) })
 	return s
-}
-
-// readFile reads a regular file: a pipe could make the reader wait.
-func readFile(name string, limit int64) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, unwrapPath(err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("is not a regular file")
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, unwrapPath(err)
-	}
-	defer f.Close()
-	src, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(src)) > limit {
-		err = fmt.Errorf("is larger than %d bytes", limit)
-	}
-	return src, err
 }
 
 // unwrapPath takes the path out of an error whose reader puts it there itself.

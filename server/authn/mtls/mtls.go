@@ -56,6 +56,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
+	"github.com/postern-auth/postern/server/regular"
 	"github.com/postern-auth/postern/server/strictyaml"
 )
 
@@ -128,7 +129,7 @@ func New(cfg Config, deps Deps) (*Authenticator, error) {
 		a.now = time.Now
 	}
 	if a.readFile == nil {
-		a.readFile = readFile
+		a.readFile = regular.ReadFile
 	}
 	for _, b := range cfg.Bundles {
 		a.domains[b.TrustDomain] = b.TrustDomain != ""

@@ -15,7 +15,7 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/jose"
-	"github.com/postern-auth/postern/server/outbound"
+	"github.com/postern-auth/postern/server/regular"
 )
 
 // login keeps Postern's own login alive. One goroutine does all of it:
@@ -386,7 +386,7 @@ func (l *Login) question() (question, error) {
 		}
 		return question{path: loginPath(l.AppRole.Mount, "approle"), body: body}, nil
 	case l.Kubernetes != nil:
-		token, err := outbound.ReadFile(cmp.Or(l.Kubernetes.TokenFile, defaultTokenFile), maxAnswer)
+		token, err := regular.ReadFile(cmp.Or(l.Kubernetes.TokenFile, defaultTokenFile), maxAnswer)
 		if err != nil {
 			return question{}, fmt.Errorf("token_file: %w", err)
 		}
