@@ -84,6 +84,7 @@ func (r *Record) scrub() {
 	for _, text := range r.texts() {
 		*text = seal.Scrub(*text)
 	}
+	r.Decision.Detail = seal.Scrub(r.Decision.Detail)
 }
 
 // Recorder takes decisions. Record must not block and must not keep the

@@ -172,12 +172,14 @@ func (e *Event) apply(rules []maskRule) {
 	}
 }
 
+// note says of a place that it was taken out or changed. Clients choose some of the names
+// in it, so that one may be a secret itself.
 func (e *Event) note(path []string, masked bool) {
 	list := &e.Erased
 	if masked {
 		list = &e.Masked
 	}
-	*list = append(*list, "/"+strings.Join(path, "/"))
+	*list = append(*list, scrubText("/"+strings.Join(path, "/")))
 }
 
 // applyOne changes one place, and reports whether there was something to change.

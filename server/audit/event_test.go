@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -198,5 +199,30 @@ func TestScrubbed(t *testing.T) {
 	v := scrubbed(map[string]any{key: []any{"a " + key, "\xff"}, "n": 1})
 	if text, _ := json.Marshal(v); strings.Contains(string(text), "0123456789012345678901") || !strings.Contains(string(text), "[secret]") {
 		t.Errorf("%s", text)
+	}
+}
+
+// G-11: a key is not in an event as a name either, nor in the list of what was taken out,
+// nor in lower case as the names of header fields are, nor percent-encoded.
+func TestScrubbedNames(t *testing.T) {
+	t.Parallel()
+	const key = "pst_key_live_0123456789AB_0123456789012345678901234567890123456789012ABCDEF"
+	lower, escaped := strings.ToLower(key), strings.ReplaceAll(key, "_", "%5F")
+	input := fmt.Sprintf(`{"attributes":{"request":{"http":{"path":"/m/%[3]s?%[1]s=1","query":"%[1]s=1","headers":{":path":"/m/%[3]s?%[1]s=1","%[2]s":"x","x-foo":"%[3]s"}}}},
+		"parsed_query":{"%[1]s":["1"]},"request":{"path":"/m/%[1]s","query":"%[3]s=1"}}`, key, lower, escaped)
+	for _, query := range []bool{true, false} {
+		for _, named := range []bool{true, false} {
+			e := eventOf(t, input)
+			e.withhold(query, true, func(name string) bool { return named && strings.Contains(name, "_key_") })
+			scrubbed(e.Input)
+			e.apply([]maskRule{{path: []string{partInput, "request", "path"}}})
+			text, _ := json.Marshal(e)
+			if shown := strings.ToLower(string(text)); strings.Contains(shown, "01234567890123") || !strings.Contains(shown, "[secret]") {
+				t.Errorf("query %v: %s", query, text)
+			}
+			if named && !strings.Contains(string(text), `"/input/attributes/request/http/headers/pst_key_live_[secret]"`) {
+				t.Errorf("query %v: what was taken out is not told: %s", query, text)
+			}
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"encoding/hex"
 	"fmt"
 	"regexp"
 	"strings"
@@ -15,37 +16,105 @@ var secretPattern = regexp.MustCompile(fmt.Sprintf(`[0-9A-Za-z]{%d}_[0-9A-Za-z]{
 const minTold = 20
 
 // signedPattern finds signed tokens, ours and others', also where a text was cut off in
-// the middle of the signature: two JSON objects in base64url and what follows.
-var signedPattern = regexp.MustCompile(fmt.Sprintf(`eyJ[0-9A-Za-z_-]+\.eyJ[0-9A-Za-z_-]+\.[0-9A-Za-z_-]{%d,}`, minTold))
-
-// signedStart is what every object begins with whose first member is written at once.
-const signedStart = "eyJ"
+// the middle of the signature: two JSON objects in base64url and what follows. The names
+// of header fields are in lower case, and so is a token that somebody sent as one.
+var signedPattern = regexp.MustCompile(fmt.Sprintf(`ey[Jj][0-9A-Za-z_-]+\.ey[Jj][0-9A-Za-z_-]+\.[0-9A-Za-z_-]{%d,}`, minTold))
 
 // vaultPattern finds the tokens of Vault and OpenBao that say what they are: hvs., hvb.
 // and hvr. What they were before, one letter and a dot, is too much like other texts.
 var vaultPattern = regexp.MustCompile(fmt.Sprintf(`hv[sbr]\.[0-9A-Za-z_-]{%d,}`, minTold))
 
-// vaultStart is what all of them begin with.
-const vaultStart = "hv"
+// patterns are all of them, each with what every match begins with, which is quicker to
+// look for.
+var patterns = [...]struct {
+	start string
+	*regexp.Regexp
+}{{"ey", signedPattern}, {"hv", vaultPattern}, {"", secretPattern}}
 
 // HoldsSigned reports whether a signed token stands in a text.
 func HoldsSigned(text string) bool {
-	return strings.Contains(text, signedStart) && signedPattern.MatchString(text)
+	return strings.Contains(text, "ey") && signedPattern.MatchString(text)
 }
 
 // Scrub takes secrets out of a text that others will read and that cannot be refused
-// any more, such as the path of a request that holds somebody's key.
+// any more, such as the path of a request that holds somebody's key. It finds them also
+// where some or all of their bytes are percent-encoded.
 func Scrub(text string) string {
 	if len(text) < IDLen+1+minTold {
 		return text
 	}
-	if strings.Contains(text, signedStart) {
-		text = signedPattern.ReplaceAllLiteralString(text, redacted)
+	for _, p := range patterns {
+		if strings.Contains(text, p.start) {
+			text = p.ReplaceAllLiteralString(text, redacted)
+		}
 	}
-	if strings.Contains(text, vaultStart) {
-		text = vaultPattern.ReplaceAllLiteralString(text, redacted)
+	if strings.Contains(text, "%") {
+		text = scrubEscaped(text)
 	}
-	return secretPattern.ReplaceAllLiteralString(text, redacted)
+	return text
 }
 
 const redacted = "[secret]"
+
+// maxEscapes is how often over a secret may be percent-encoded to be found: once by its
+// client, and once more by each that puts a URL into another.
+const maxEscapes = 4
+
+// scrubEscaped is Scrub for what is percent-encoded. What is no secret stays as it was
+// written.
+func scrubEscaped(text string) string {
+	plain, at := text, make([]int, len(text)+1) // where each byte of plain begins in text
+	for i := range at {
+		at[i] = i
+	}
+	var hidden []bool // bytes of text
+	for range maxEscapes {
+		before := len(plain)
+		if plain, at = unescape(plain, at); len(plain) == before {
+			break
+		}
+		for _, p := range patterns {
+			for _, found := range p.FindAllStringIndex(plain, -1) {
+				if hidden == nil {
+					hidden = make([]bool, len(text))
+				}
+				for i := at[found[0]]; i < at[found[1]]; i++ {
+					hidden[i] = true
+				}
+			}
+		}
+	}
+	if hidden == nil {
+		return text
+	}
+	var b strings.Builder
+	for i := range len(text) {
+		switch {
+		case !hidden[i]:
+			b.WriteByte(text[i])
+		case i == 0 || !hidden[i-1]:
+			b.WriteString(redacted)
+		}
+	}
+	return b.String()
+}
+
+// unescape decodes the percent escapes of a text once, and says where the bytes of the
+// result, and its end, were before: at says so for those of the text, and is used up.
+func unescape(text string, at []int) (string, []int) {
+	b := make([]byte, 0, len(text))
+	for i := 0; i < len(text); i++ {
+		c, from := text[i], at[i]
+		if c == '%' && i+2 < len(text) {
+			var decoded [1]byte
+			if _, err := hex.Decode(decoded[:], []byte(text[i+1:i+3])); err == nil {
+				c = decoded[0]
+				i += 2
+			}
+		}
+		at[len(b)] = from
+		b = append(b, c)
+	}
+	at[len(b)] = at[len(text)]
+	return string(b), at[:len(b)+1]
+}

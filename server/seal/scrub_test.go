@@ -2,6 +2,7 @@ package seal_test
 
 import (
 	"crypto/rand"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -32,6 +33,60 @@ func TestScrub(t *testing.T) {
 			t.Errorf("%q became %q", text, got)
 		}
 	}
+}
+
+// G-11: a secret is found however it is percent-encoded, and in lower case; what stands
+// around it stays as it was written.
+func TestScrubEscaped(t *testing.T) {
+	t.Parallel()
+	key := mintKey(t, seal.Spec{Environment: "live"}).Secret.Reveal()
+	const signed = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJlLXNpZ25hdHVyZS1zaWduYXR1cmU"
+	const vault = "hvs.CAESIJlU02LQZq2lWaGVJbmc2"
+	every := func(s string) string {
+		var b strings.Builder
+		for i := range len(s) {
+			fmt.Fprintf(&b, "%%%02x", s[i])
+		}
+		return b.String()
+	}
+	percent := func(s string) string { return strings.ReplaceAll(s, "%", "%25") }
+	for name, encode := range map[string]func(string) string{
+		"plain":       func(s string) string { return s },
+		"lower case":  strings.ToLower,
+		"separators":  strings.NewReplacer("_", "%5F", ".", "%2e", "-", "%2D").Replace,
+		"every byte":  every,
+		"twice":       func(s string) string { return percent(every(s)) },
+		"three times": func(s string) string { return percent(percent(every(s))) },
+		"one digit":   func(s string) string { return s[:len(s)-5] + every(s[len(s)-5:len(s)-4]) + s[len(s)-4:] },
+		"id":          func(s string) string { return strings.Replace(s, "_live_", "_live%5f", 1) },
+		"mixed":       func(s string) string { return percent(every(s[:9])) + every(s[9:len(s)-9]) + s[len(s)-9:] },
+	} {
+		for _, secret := range []string{key, signed, vault} {
+			text := "/a%2Fb?q=" + encode(secret) + "&r=%C3%BC%"
+			got := seal.Scrub(text)
+			if !strings.Contains(got, "[secret]") || !strings.HasPrefix(got, "/a%2Fb?q=") || !strings.HasSuffix(got, "&r=%C3%BC%") || len(got) > 9+100+11 {
+				t.Errorf("%s: %s became %s", name, text, got)
+			}
+		}
+	}
+	for _, text := range []string{"/a%2Fb%", "/%25%2525%25252525%2525252525252525252525", "/50%25_off/0123456789abcdef%zz0123456789abcdef", strings.Repeat("%5F", 100)} {
+		if got := seal.Scrub(text); got != text {
+			t.Errorf("%q became %q", text, got)
+		}
+	}
+}
+
+// What Scrub leaves holds nothing that it would find, encoded or not.
+func FuzzScrub(f *testing.F) {
+	f.Add("/x", "0123456789ab_0123456789012345678901234567890123456789012abcdef", "%5F")
+	f.Add("%2525", "eyJhbGciOiJFZERTQSJ9%2eeyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJlLXNpZ25hdHVyZS1zaWduYXR1cmU", "%")
+	f.Fuzz(func(t *testing.T, before, secret, after string) {
+		text := before + secret + after
+		got := seal.Scrub(text)
+		if again := seal.Scrub(got); again != got || seal.HoldsSigned(got) {
+			t.Fatalf("%q became %q, and then %q", text, got, again)
+		}
+	})
 }
 
 // P-13, G-11: a signed token is a secret as well, whosever it is.
