@@ -46,8 +46,9 @@ func cached(env surroundings, cfg authn.CacheConfig, l authn.Link) *kind {
 func (p *parts) addIntrospection(cfg *Config, prev kinds, env surroundings) error {
 	for i := range cfg.Introspection {
 		c := cfg.Introspection[i]
-		_, err := p.kinds.add(prev, fmt.Sprintf("introspection[%d]", i), c, func() (*kind, error) {
-			a, err := introspect.New(c, introspect.Deps{Now: env.now})
+		made := []any{c, cfg.APIKeys.Prefix}
+		_, err := p.kinds.add(prev, fmt.Sprintf("introspection[%d]", i), made, func() (*kind, error) {
+			a, err := introspect.New(c, introspect.Deps{Now: env.now, KeyPrefix: cfg.APIKeys.Prefix})
 			if err != nil {
 				return nil, err
 			}

@@ -289,7 +289,7 @@ func credentialShape(value string) bool {
 		value = value[7:]
 	}
 	return strings.HasPrefix(value, "pst_") && len(value) > 60 ||
-		strings.HasPrefix(value, "hv") && looksVault(value) && len(value) > minLegacyVault ||
+		strings.HasPrefix(value, "hv") && LooksVault(value) && len(value) > minLegacyVault ||
 		strings.HasPrefix(value, "eyJ") && strings.Count(value, ".") == 2
 }
 

@@ -27,7 +27,7 @@ const minLegacyVault = 2 + 24
 // shapeOf returns the shape of a text.
 func shapeOf(text string) Shape {
 	switch {
-	case looksVault(text):
+	case LooksVault(text):
 		return ShapeVault
 	case strings.Count(text, ".") == 2 || strings.HasPrefix(text, "eyJ"):
 		return ShapeSigned
@@ -35,7 +35,8 @@ func shapeOf(text string) Shape {
 	return ShapeOpaque
 }
 
-func looksVault(text string) bool {
+// LooksVault reports whether a text has the shape of a token of Vault or OpenBao.
+func LooksVault(text string) bool {
 	prefix, _, found := strings.Cut(text[:min(len(text), 4)], ".")
 	if !found {
 		return false

@@ -88,6 +88,22 @@ func Parse(text string) (Parts, error) {
 	return p, nil
 }
 
+// Begins reports whether a text begins as secrets with the prefix do; without a prefix,
+// as those of any installation do. Parse knows the whole ones: this is for those that
+// are misspelt or were cut off, and still are nobody else's business.
+func Begins(text, prefix string) bool {
+	word, rest, _ := strings.Cut(text, "_")
+	kind, _, more := strings.Cut(rest, "_")
+	if !more || !IsWord(word) || prefix != "" && word != prefix {
+		return false
+	}
+	switch Kind(kind) {
+	case KindKey, KindPAT, KindSession:
+		return true
+	}
+	return false
+}
+
 // IsID reports whether a text can be the id of one of our own secrets.
 func IsID(s string) bool { return len(s) == IDLen && IsBase62(s) }
 

@@ -276,6 +276,31 @@ func TestParseDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// What is cut off or misspelt still begins as secrets do.
+func TestBegins(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		text, prefix string
+		want         bool
+	}{
+		{"acme_key_", "acme", true},
+		{"acme_key_", "", true},
+		{"acme_pat_live_0123", "acme", true},
+		{"acme_ses_x", "acme", true},
+		{"acme_key_", "pst", false},
+		{"acme_key", "acme", false},
+		{"acme_at_x", "acme", false},
+		{"Acme_key_x", "", false},
+		{"_key_x", "", false},
+		{"", "", false},
+		{"acme", "acme", false},
+	} {
+		if got := Begins(tt.text, tt.prefix); got != tt.want {
+			t.Errorf("%q, %q: %v", tt.text, tt.prefix, got)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add("pst_key_live_0123456789AB_0123456789012345678901234567890123456789012ABCDEF")
 	for _, spec := range []Spec{{}, {Environment: "live"}, {Prefix: "a", Kind: "b", Environment: "c"}} {

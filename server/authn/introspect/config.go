@@ -57,7 +57,9 @@ type Config struct {
 	// can act here in its callers' names.
 	Audiences []string `yaml:"audiences,required"`
 	// Prefixes are what the issuer's tokens begin with; empty: anything. Tokens that
-	// begin otherwise are not shown to it. Needed where several issuers share a method.
+	// begin otherwise are not shown to it. Needed where several issuers share a method, and
+	// where its tokens look like Vault's (s., b. or r. and 24 characters): those are shown
+	// to it only if an entry here begins so, dot included.
 	Prefixes []string `yaml:"prefixes"`
 	// TokenTypes says which answers are taken for those about an access token: "strict"
 	// (those that say so by `token_type`), or "lenient" (also those that have no

@@ -34,6 +34,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,7 @@ import (
 	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/breaker"
 	"github.com/postern-auth/postern/server/jose"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // Deps are what an Authenticator needs besides its configuration.
@@ -50,11 +52,14 @@ type Deps struct {
 	// Transport replaces the network, and with it all checks of addresses and
 	// certificates: for tests.
 	Transport http.RoundTripper
+	// KeyPrefix is that of Postern's own keys and tokens, besides seal.DefaultPrefix.
+	KeyPrefix string
 }
 
 // Authenticator proves the tokens of one issuer.
 type Authenticator struct {
 	prefixes   []string
+	keyPrefix  string
 	acceptJWTs bool
 	maxBytes   int
 	timeout    time.Duration
@@ -99,6 +104,7 @@ func New(cfg Config, deps Deps) (*Authenticator, error) {
 	}
 	return &Authenticator{
 		prefixes:   cfg.Prefixes,
+		keyPrefix:  deps.KeyPrefix,
 		acceptJWTs: cfg.AcceptJWTs,
 		maxBytes:   cfg.MaxTokenBytes,
 		timeout:    cfg.HTTP.Timeout,
@@ -158,14 +164,11 @@ func bind(proof *authn.Proof, own authn.Confirmation) error {
 	return nil
 }
 
-// keyPrefix begins Postern's own keys and tokens, which nobody else needs to see.
-const keyPrefix = "pst_"
-
 // checkShape tells which tokens are nobody's of this issuer, and refuses those that are
 // none. It returns what a JWT says that it is bound to.
 func (a *Authenticator) checkShape(token string) (bound authn.Confirmation, err error) {
 	switch {
-	case token == "" || strings.HasPrefix(token, keyPrefix) || !a.hasPrefix(token):
+	case token == "" || a.isOthers(token) || !a.hasPrefix(token):
 		return bound, authn.ErrNotMine
 	case looksSigned(token) && !a.acceptJWTs:
 		return bound, authn.ErrNotMine
@@ -182,6 +185,25 @@ func (a *Authenticator) checkShape(token string) (bound authn.Confirmation, err 
 		return a.reader.checkSigned(token)
 	}
 	return bound, nil
+}
+
+// isOthers reports whether a text is a key of Postern's, of whatever installation and if
+// it is of this one also misspelt, or a token of Vault's: secrets that no issuer needs to
+// see. Whether the rule lets anybody else have the text makes no difference.
+func (a *Authenticator) isOthers(token string) bool {
+	if strings.HasPrefix(token, seal.DefaultPrefix+"_") || a.keyPrefix != "" && seal.Begins(token, a.keyPrefix) {
+		return true
+	}
+	if _, err := seal.Parse(token); err == nil {
+		return true
+	}
+	return authn.LooksVault(token) && !a.named(token)
+}
+
+// named reports whether the configuration says, by a prefix with a dot, that tokens of
+// the issuer's look like Vault's.
+func (a *Authenticator) named(token string) bool {
+	return slices.ContainsFunc(a.prefixes, func(p string) bool { return strings.Contains(p, ".") && strings.HasPrefix(token, p) })
 }
 
 func (a *Authenticator) hasPrefix(token string) bool {

@@ -130,7 +130,7 @@ func clock() time.Time { return start }
 // made makes an Authenticator that asks the issuer.
 func made(t testing.TB, i http.RoundTripper, cfg introspect.Config) *introspect.Authenticator {
 	t.Helper()
-	a, err := introspect.New(cfg, introspect.Deps{Now: clock, Transport: i})
+	a, err := introspect.New(cfg, introspect.Deps{Now: clock, Transport: i, KeyPrefix: "acme"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -407,7 +407,7 @@ func TestShapes(t *testing.T) {
 	t.Parallel()
 	i := &issuer{}
 	opaque, prefixed, signed := config(), config(), config()
-	prefixed.Prefixes = []string{"at_", "rt-"}
+	prefixed.Prefixes = []string{"at_", "rt-", "s.", "acme"}
 	signed.AcceptJWTs = true
 	jws := func(header, claims string) string { return encode(header) + "." + encode(claims) + ".c2ln" }
 	ours := jws(`{"alg":"RS256","typ":"at+jwt"}`, `{"iss":"`+issuerURL+`","sub":"alice"}`)
@@ -421,6 +421,17 @@ func TestShapes(t *testing.T) {
 		{"opaque", "alice", "not mine", "alice"},
 		{"at_1", "alice", "alice", "alice"},
 		{"pst_key_000000000000_x", "not mine", "not mine", "not mine"},
+		{"acme_key_live_0123456789AB_0123456789012345678901234567890123456789012ABCDEF", "not mine", "not mine", "not mine"},
+		{"acme_ses_0123456789AB_0123456789012345678901234567890123456789012ABCDEF", "not mine", "not mine", "not mine"},
+		{"acme_pat_live_misspelt", "not mine", "not mine", "not mine"},
+		{"other_key_0123456789AB_0123456789012345678901234567890123456789012ABCDEF", "not mine", "not mine", "not mine"},
+		{"acme_at_1", "credential_unknown", "credential_unknown", "credential_unknown"},
+		{"hvs.CAESIJlU02LQZq2lWaGVJbmc2", "not mine", "not mine", "not mine"},
+		{"hvb.x", "not mine", "not mine", "not mine"},
+		{"hvr.CAESIJlU02LQZq2lWaGVJbmc2.c2ln", "not mine", "not mine", "not mine"},
+		{"s.abcdefghijklmnopqrstuvwx", "not mine", "credential_unknown", "not mine"}, // prefixes names it
+		{"b.abcdefghijklmnopqrstuvwx", "not mine", "not mine", "not mine"},
+		{"s.short", "credential_unknown", "credential_unknown", "credential_unknown"},
 		{ours, "not mine", "not mine", "alice"},
 		{jws(`{"alg":"RS256"}`, `{"iss":"https://other.test"}`), "not mine", "not mine", "not mine"},
 		{jws(`{"alg":"RS256"}`, `{"sub":"alice"}`), "not mine", "not mine", "not mine"},
