@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // MaxCredentials is how many credentials of one request are looked at. A
@@ -190,10 +191,10 @@ func (e *Extractor) fromQuery(dst []Credential, query string, route *policy.Rout
 		var pair string
 		pair, query, _ = strings.Cut(query, "&")
 		name, value, _ := strings.Cut(pair, "=")
-		value = unescape(value)
 		// Spelled as the route spells it, or the gateway could not strip it.
 		if route != nil && route.InsecureQueryCredential != "" && name == route.InsecureQueryCredential {
 			rule := e.queryRule(name)
+			value = unescape(value)
 			if rule == nil || !isPlain(value) {
 				return dst, errMalformed
 			}
@@ -203,11 +204,27 @@ func (e *Extractor) fromQuery(dst []Credential, query string, route *policy.Rout
 			}
 			continue
 		}
-		if name = unescape(name); credentialName(name) || credentialShape(value) || route != nil && name == route.InsecureQueryCredential && name != "" {
+		if looksCredential(pair, route) {
 			return dst, errInQuery
 		}
 	}
 	return dst, nil
+}
+
+// looksCredential reports whether a part of a query between two ampersands holds what is
+// named or shaped like a credential. Some servers end a parameter at a semicolon as well
+// (HTML 4.01 appendix B.2.2), and what has no value may be a credential itself.
+func looksCredential(pair string, route *policy.Route) bool {
+	for pair != "" {
+		var part string
+		part, pair, _ = strings.Cut(pair, ";")
+		name, value, _ := strings.Cut(part, "=")
+		name, value = unescape(name), unescape(value)
+		if credentialName(name) || credentialShape(name) || credentialShape(value) || route != nil && name == route.InsecureQueryCredential && name != "" {
+			return true
+		}
+	}
+	return false
 }
 
 func (e *Extractor) queryRule(name string) *Rule {
@@ -256,9 +273,10 @@ var (
 )
 
 // credentialName reports whether a query parameter is by its name a credential
-// (RFC 6750 section 2.3 and common API key parameters), in any case and with any
-// of the usual separators.
+// (RFC 6750 section 2.3 and common API key parameters), in any case, with any of the
+// usual separators, as a header field or not (X-), and as an element of a list (name[]).
 func credentialName(name string) bool {
+	name, _, _ = strings.Cut(name, "[")
 	if len(name) < 3 || len(name) > 20 {
 		return false
 	}
@@ -266,7 +284,7 @@ func credentialName(name string) bool {
 	n := 0
 	for i := range len(name) {
 		switch b := name[i]; {
-		case b == '-' || b == '_' || b == '.':
+		case b == '-' || b == '_' || b == '.' || b == ' ':
 		case 'A' <= b && b <= 'Z':
 			folded[n] = b + 'a' - 'A'
 			n++
@@ -275,20 +293,29 @@ func credentialName(name string) bool {
 			n++
 		}
 	}
-	switch string(folded[:n]) {
-	case "accesstoken", "apikey", "xapikey", "authorization", "authtoken", "bearer", "bearertoken", "jwt", "idtoken", "xvaulttoken":
+	plain := folded[:n]
+	if n > 0 && plain[0] == 'x' {
+		plain = plain[1:]
+	}
+	switch string(plain) {
+	case "accesstoken", "apikey", "authorization", "authtoken", "bearer", "bearertoken", "jwt", "idtoken", "vaulttoken":
 		return true
 	}
 	return false
 }
 
-// credentialShape reports whether a query value is by its shape a credential
-// that Postern, its issuers or Vault mint: a key of ours, a compact JWS, hvs. and hvb.
+// minKey is the length from which a text that begins as a key of ours is taken for one:
+// whole ones are longer, but for one or two characters that went missing.
+const minKey = 60
+
+// credentialShape reports whether a text in a query is by its shape a credential that
+// Postern, its issuers or Vault mint: a key of ours or of another installation, a compact
+// JWS, hvs. and hvb.
 func credentialShape(value string) bool {
 	if len(value) > 7 && strings.EqualFold(value[:7], "bearer ") {
 		value = value[7:]
 	}
-	return strings.HasPrefix(value, "pst_") && len(value) > 60 ||
+	return len(value) > minKey && (strings.HasPrefix(value, seal.DefaultPrefix+"_") || seal.Begins(value, "")) ||
 		strings.HasPrefix(value, "hv") && LooksVault(value) && len(value) > minLegacyVault ||
 		strings.HasPrefix(value, "eyJ") && strings.Count(value, ".") == 2
 }
