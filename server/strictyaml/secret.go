@@ -100,14 +100,15 @@ func (d *decoder) absolute(path string) string {
 }
 
 // secretShapes are texts that are secrets wherever they stand: private keys,
-// keys of ours, signed tokens, and passwords within URLs.
+// keys of ours, which have any prefix, signed tokens, and passwords within URLs.
 var secretShapes = regexp.MustCompile(`PRIVATE KEY-----` +
 	`|\bpst_[0-9A-Za-z_]{60,}` +
+	`|[a-z0-9]_(?:key|pat|ses)(?:_[a-z][a-z0-9]{0,15})?_[0-9A-Za-z]{12}_[0-9A-Za-z]{49}` +
 	`|\beyJ[\w-]+\.[\w-]+\.[\w-]*` +
 	`|://[^/\s@]*:[^/\s@]+@`)
 
 func looksSecret(s string) bool {
-	for _, sign := range [...]string{"PRIVATE KEY", "pst_", "eyJ", "://"} {
+	for _, sign := range [...]string{"PRIVATE KEY", "pst_", "_key_", "_pat_", "_ses_", "eyJ", "://"} {
 		if strings.Contains(s, sign) {
 			return secretShapes.MatchString(s)
 		}

@@ -395,7 +395,7 @@ func TestLayouts(t *testing.T) {
 var snippets = []string{
 	`"`, `\`, `\"`, `'`, "${", ": ", ":", ", ", ",", "#", " #", "\n", "\n  - ", "\n    ", "    ", "{", "}", "[", "]", "- ", "&a ", "*a", "!!str ",
 	"true", "false", "null", "~", "1e999", "0x1", "<<: ", "\t", "\r", "\u2028", "\ufeff", "\x00", "\xff", "é", "keys:\n", "\nkeys:\n", "---\n", "|", ">", "? ", "%",
-	"pst_", "eyJa.b.c", "://u:p@h", "disabled: true\n", "    disabled: true\n", `    name: "x"` + "\n", "revoked: {}", `"0001-01-01T00:00:00Z"`,
+	"pst_", "a_pat_0123456789AB_0123456789012345678901234567890123456789012ABCDEF", "eyJa.b.c", "://u:p@h", "disabled: true\n", "    disabled: true\n", `    name: "x"` + "\n", "revoked: {}", `"0001-01-01T00:00:00Z"`,
 }
 
 // Files that somebody or something has damaged are read in one way or not at all.

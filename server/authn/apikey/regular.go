@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/seal"
 )
 
 // entryReader reads the entries of a keys file one after another.
@@ -265,8 +266,14 @@ func isOrdinary(text []byte) bool {
 			return false
 		}
 	}
+	if len(text) >= shortestKey && bytes.IndexByte(text, '_') >= 0 {
+		return false
+	}
 	return !bytes.Contains(text, []byte("://")) || bytes.IndexByte(text, '@') < 0
 }
+
+// shortestKey is the length of a key of ours with a prefix of one letter.
+const shortestKey = len("a_key_") + seal.IDLen + len("_") + seal.SecretLen + seal.ChecksumLen
 
 // isPrintable reports whether the bytes are UTF-8 of letters, marks, numbers,
 // punctuation, symbols and blanks.
