@@ -2,6 +2,7 @@ package authn
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/postern-auth/postern/policy"
@@ -242,20 +243,35 @@ func (e *Extractor) presented(dst []Credential, p *policy.Presented) ([]Credenti
 	if !isPlain(p.Secret.Reveal()) {
 		return dst, errMalformed
 	}
+	r := e.ruleFor(p.Use)
+	switch {
+	case r == nil:
+		return dst, errScheme
+	case r.From.scheme == schemeBasic:
+		user, password, ok := passwordOf(p.Secret.Reveal())
+		if !ok {
+			return dst, errMalformed
+		}
+		return add(dst, Credential{Uses: r.Uses, User: user, Secret: policy.NewSecret(password), Scheme: r.From.scheme, From: "request:" + p.Use})
+	}
+	return add(dst, Credential{Uses: r.Uses, Secret: p.Secret, Scheme: r.From.scheme, From: "request:" + p.Use, Cookie: r.From.cookie})
+}
+
+// ruleFor returns the rule for what is handed over as of a kind: that of the scheme with
+// this name, or else one for whole values that has the method, if there is one that asks
+// it first; nil for none.
+func (e *Extractor) ruleFor(use string) (found *Rule) {
 	for i := range e.rules {
 		r := &e.rules[i]
-		if r.From.scheme == p.Use || r.From.scheme == "" && r.From.query == "" && string(r.Uses[0]) == p.Use {
-			if r.From.scheme == schemeBasic {
-				user, password, ok := passwordOf(p.Secret.Reveal())
-				if !ok {
-					return dst, errMalformed
-				}
-				return add(dst, Credential{Uses: r.Uses, User: user, Secret: policy.NewSecret(password), Scheme: r.From.scheme, From: "request:" + p.Use})
-			}
-			return add(dst, Credential{Uses: r.Uses, Secret: p.Secret, Scheme: r.From.scheme, From: "request:" + p.Use, Cookie: r.From.cookie})
+		whole := r.From.scheme == "" && r.From.query == ""
+		switch at := slices.Index(r.Uses, policy.Method(use)); {
+		case r.From.scheme == use && use != "", whole && at == 0:
+			return r
+		case whole && at > 0 && found == nil:
+			found = r
 		}
 	}
-	return dst, errScheme
+	return found
 }
 
 func add(dst []Credential, c Credential) ([]Credential, error) {

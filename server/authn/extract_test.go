@@ -2,6 +2,7 @@ package authn_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -142,6 +143,43 @@ func TestFindPresented(t *testing.T) {
 	} {
 		if got := find(tt[0], tt[1]); got != tt[2] {
 			t.Errorf("%s %q: got %q, want %q", tt[0], tt[1], got, tt[2])
+		}
+	}
+}
+
+// The order in which a rule asks its methods makes no difference to who may hand over
+// what; of two rules, the one that asks the method first is taken.
+func TestFindPresentedInAnyOrder(t *testing.T) {
+	t.Parallel()
+	find := func(use string, rules ...authn.Rule) string {
+		creds, err := authn.NewExtractor(rules).Find(nil, &policy.Attributes{Presented: &policy.Presented{Use: use, Secret: policy.NewSecret("k")}}, &policy.Request{}, nil)
+		if err != nil || len(creds) != 1 {
+			return describe(t, creds, err)
+		}
+		return fmt.Sprint(creds[0].Uses, creds[0].Cookie)
+	}
+	header := authn.Rule{From: location(t, "header:x-api-key"), Uses: []policy.Method{"pat", "api_key"}}
+	both := authn.Rule{From: location(t, "cookie:app"), Uses: []policy.Method{"app_session", "session"}}
+	own := authn.Rule{From: location(t, "cookie:own"), Uses: []policy.Method{"session"}}
+	query := authn.Rule{From: location(t, "query:k"), Uses: []policy.Method{"api_key"}}
+	bearer := authn.Rule{From: location(t, "header:authorization/bearer"), Uses: []policy.Method{"jwt", "api_key"}}
+	for _, tt := range []struct {
+		use   string
+		rules []authn.Rule
+		want  string
+	}{
+		{"api_key", []authn.Rule{header}, "[pat api_key]"},
+		{"pat", []authn.Rule{header}, "[pat api_key]"},
+		{"session", []authn.Rule{both}, "[app_session session]app"},
+		{"session", []authn.Rule{both, own}, "[session]own"},
+		{"session", []authn.Rule{own, both}, "[session]own"},
+		{"session", []authn.Rule{header}, "unsupported_scheme"},
+		{"api_key", []authn.Rule{query, bearer}, "unsupported_scheme"},
+		{"bearer", []authn.Rule{header, bearer}, "[jwt api_key]"},
+		{"", []authn.Rule{header}, "unsupported_scheme"},
+	} {
+		if got := find(tt.use, tt.rules...); got != tt.want {
+			t.Errorf("%s by %v: %s, want %s", tt.use, tt.rules, got, tt.want)
 		}
 	}
 }
