@@ -499,9 +499,21 @@ func (s *Source) read(ctx context.Context) (set *KeySet, warnings []string, maxA
 	}
 	set, warnings, err = ParseKeySet(got.body)
 	if err == nil && set.Len() == 0 {
-		err = errNoKeys
+		err = noKeys(warnings)
 	}
 	return set, warnings, got.maxAge, err
+}
+
+// noKeys says of a set without keys what is wrong with the first of those that it has:
+// often it is the only one, or wrong in the same way as all.
+func noKeys(warnings []string) error {
+	switch len(warnings) {
+	case 0:
+		return errNoKeys
+	case 1:
+		return fmt.Errorf("%w: %s", errNoKeys, warnings[0])
+	}
+	return fmt.Errorf("%w: %s, and others", errNoKeys, warnings[0])
 }
 
 // readBundle parses a SPIFFE bundle. One without keys counts: from then on nothing of

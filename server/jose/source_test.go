@@ -565,6 +565,30 @@ func TestReplicasAgree(t *testing.T) {
 	})
 }
 
+// Where no key can be used, the error says why the first cannot, and shows none of it.
+func TestSourceSaysWhyNoKey(t *testing.T) {
+	t.Parallel()
+	secret := jwkOf("s", make([]byte, 32))
+	short := object{"kty": "RSA", "kid": "k", "n": strings.Repeat("x", 170) + "w", "e": "AQAB"}
+	encryption := object{"kty": "RSA", "kid": "e", "use": "enc", "n": strings.Repeat("x", 342), "e": "AQAB"}
+	for _, tt := range []struct{ body, want string }{
+		{`{"keys":[]}`, "the key set holds no key that can be used"},
+		{setOf(short), `no key that can be used: key "k" (number 1) is not used: its modulus has 1024 bits`},
+		{setOf(encryption), `no key that can be used: key "e" (number 1) is not used: `},
+		{setOf(short, encryption, secret), `, and others`},
+		{setOf(secret), `key "s" (number 1) is not used: `},
+	} {
+		name := filepath.Join(t.TempDir(), "keys.json")
+		if err := os.WriteFile(name, []byte(tt.body), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := NewSource(SourceConfig{File: name})
+		if err == nil || !errors.Is(err, errNoKeys) || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "xxxx") || strings.Contains(err.Error(), "AAAA") {
+			t.Errorf("%.60s: %v, want %q", tt.body, err, tt.want)
+		}
+	}
+}
+
 // A file is read at the start and when told to. One that went bad leaves the
 // last good keys, for as long as it takes.
 func TestFile(t *testing.T) {
