@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
+	"slices"
 	"strings"
 	"sync"
 
@@ -173,7 +174,7 @@ func (s *sighting) reconcile() error {
 	}
 	for _, c := range s.claims {
 		switch {
-		case c.fingerprint != "" && c.fingerprint != s.fingerprint:
+		case c.fingerprint != "" && c.fingerprint != s.fingerprint, !s.names.hold(&c.names):
 			return errDisagree
 		case c.principal == "":
 		case s.names.any():
@@ -253,6 +254,22 @@ func (e *evidence) readConnection(s *sighting, cfg *Config) error {
 // nothing.
 func malformed(what string, err error) *authn.Refusal {
 	return authn.Refuse(policy.ReasonCredentialMalformed, what+": "+err.Error())
+}
+
+// hold reports whether all of other names are among these. A proxy need not repeat each
+// name of a certificate, but whichever it gives is there.
+func (n *names) hold(others *names) bool {
+	for _, uri := range others.uris {
+		if !slices.Contains(n.uris, uri) {
+			return false
+		}
+	}
+	for _, name := range others.dns {
+		if !slices.ContainsFunc(n.dns, func(own string) bool { return strings.EqualFold(own, name) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // fits reports whether a principal in Envoy's choice can be of a certificate with these

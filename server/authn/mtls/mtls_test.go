@@ -201,6 +201,27 @@ func TestAgreement(t *testing.T) {
 	w.refused(t, withHeaders("x-forwarded-client-cert", "Hash="+mtls.Fingerprint(two)+`;Cert="`+encoded(one)+`"`), policy.ReasonCredentialAmbiguous)
 	w.refused(t, hash(one, `;Cert="`+encoded(one)+`";Chain="`+encoded(two)+`"`), policy.ReasonCredentialMalformed)
 	w.good(t, hash(one, `;Chain="`+encoded(one)+`"`))
+	// So are the names beside it: not all need to be there, but none that it has not.
+	many := root.issue(leaf(both(uris(shopID), hosts("web.test", "www.test"))))
+	for rest, ok := range map[string]bool{
+		";URI=" + shopID + ";DNS=web.test;DNS=www.test": true,
+		`;Subject="CN=else";URI=` + shopID:              true,
+		";URI=;DNS=":                                    true,
+		";DNS=WWW.test":                                 true,
+		";URI=" + shopID + "x":                          false,
+		";URI=spiffe://prod.test/ns/shop/sa/admin":      false,
+		";DNS=web.test;DNS=other.test":                  false,
+		";URI=web.test":                                 false,
+		";DNS=" + shopID:                                false,
+	} {
+		for _, a := range []*policy.Attributes{hash(many, `;Cert="`+encoded(many)+`"`+rest), join(hash(many, rest), viaSource(many)), join(hash(many, rest), viaClientCert(many))} {
+			if ok {
+				w.good(t, a)
+			} else {
+				w.refused(t, a, policy.ReasonCredentialAmbiguous)
+			}
+		}
+	}
 	// Envoy names a certificate by its first DNS name if it has no URI, and by its
 	// subject, which means nothing here, if it has neither.
 	plain := open(t, plainConfig(mtls.IdentityDNS, mtls.IdentityFingerprint), map[string]string{"corp.pem": certPEM(root.cert)})
