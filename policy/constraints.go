@@ -86,9 +86,9 @@ func (c *Constraints) Check(use Use) Reason {
 }
 
 // Faults reports limits that would not limit as they look: lists that are written
-// and hold nothing, methods, resources and times that fit no request. Each path is
-// relative to the constraints, as in "windows[0]". Whoever reads constraints from
-// outside calls it before using them.
+// and hold nothing, methods, hosts, resources, peers and times that fit no request. Each
+// path is relative to the constraints, as in "windows[0]". Whoever reads constraints
+// from outside calls it before using them.
 func (c *Constraints) Faults(report func(path, message, suggestion string)) {
 	if c == nil {
 		return
@@ -111,8 +111,13 @@ func (c *Constraints) Faults(report func(path, message, suggestion string)) {
 		}
 	}
 	for i, m := range c.Methods {
-		if m == "" || m != strings.ToUpper(m) {
-			report(fmt.Sprintf("methods[%d]", i), fmt.Sprintf("%q fits no request", m), "methods are written in upper case")
+		if suggestion := methodFault(m); suggestion != "" {
+			report(fmt.Sprintf("methods[%d]", i), fmt.Sprintf("%q fits no request", m), suggestion)
+		}
+	}
+	for i, h := range c.Hosts {
+		if suggestion := hostFault(h); suggestion != "" {
+			report(fmt.Sprintf("hosts[%d]", i), "fits no request", suggestion)
 		}
 	}
 	for i, a := range c.Audiences {
@@ -126,8 +131,8 @@ func (c *Constraints) Faults(report func(path, message, suggestion string)) {
 		}
 	}
 	for i, p := range c.Peers {
-		if hex, ok := strings.CutPrefix(p, fingerprintPrefix); p == "" || ok && !isFingerprint(hex) {
-			report(fmt.Sprintf("peers[%d]", i), fmt.Sprintf("%q fits no workload", p), `write a SPIFFE id, a DNS name, or "sha256:" and 64 hex digits in lower case`)
+		if suggestion := peerFault(p); suggestion != "" {
+			report(fmt.Sprintf("peers[%d]", i), fmt.Sprintf("%q fits no workload", p), suggestion)
 		}
 	}
 	for i, w := range c.Windows {

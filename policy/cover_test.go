@@ -121,26 +121,52 @@ func TestConstraintsFaults(t *testing.T) {
 	window := func(from, to string, days ...string) *policy.Constraints {
 		return &policy.Constraints{Windows: []policy.TimeWindow{{Days: days, From: from, To: to}}}
 	}
+	peers := func(all ...string) *policy.Constraints { return &policy.Constraints{Peers: all} }
+	at := func(all ...string) *policy.Constraints {
+		c := &policy.Constraints{}
+		for _, text := range all {
+			c.Hosts = append(c.Hosts, hostOf(t, text))
+		}
+		return c
+	}
 	for name, c := range map[string]struct {
 		limits *policy.Constraints
 		want   string
 	}{
-		"none":               {nil, ""},
-		"nothing":            {&policy.Constraints{}, ""},
-		"a window":           {window("08:00", "17:30", "mon", "sun"), ""},
-		"until midnight":     {window("08:00", "24:00"), ""},
-		"a short hour":       {window("08:00", "9:00"), "windows[0]"},
-		"a short hour first": {window("8:00", "09:00"), "windows[0]"},
-		"from midnight":      {window("24:00", "24:00"), "windows[0]"},
-		"past midnight":      {window("22:00", "24:01"), "windows[0]"},
-		"over midnight":      {window("22:00", "06:00"), "windows[0]"},
-		"no time at all":     {window("08:00", "08:00"), "windows[0]"},
-		"minute 60":          {window("08:00", "08:60"), "windows[0]"},
-		"seconds":            {window("08:00:00", "09:00"), "windows[0]"},
-		"spaces":             {window(" 8:00", "09:00"), "windows[0]"},
-		"no times":           {window("", ""), "windows[0]"},
-		"a long day":         {window("08:00", "09:00", "monday"), "windows[0]"},
-		"a great day":        {window("08:00", "09:00", "Mon"), "windows[0]"},
+		"hosts":               {at("api.example.com", "*.Example.com", "10.0.0.1", "[::1]", "[2001:db8::1]", "h", "xn--bcher-kva.example", "a_b.test", "0x.test"), ""},
+		"a trailing dot":      {at("h", "api.example.com."), "hosts[1]"},
+		"a domain's dot":      {at("*.example.com."), "hosts[0]"},
+		"another script":      {at("bücher.example"), "hosts[0]"},
+		"a long address":      {at("[2001:DB8::0001]"), "hosts[0]"},
+		"a short address":     {at("127.1"), "hosts[0]"},
+		"a hex address":       {at("0x7f.0x1"), "hosts[0]"},
+		"a zone":              {at("[fe80::1%eth0]"), "hosts[0]"},
+		"no address":          {at("[x/y", "[]", "[::1]]", "[10.0.0.1]"), "hosts[0] hosts[1] hosts[2] hosts[3]"},
+		"labels":              {at("a..b", ".a", strings.Repeat("a", 64)+".b", "*."+strings.Repeat("abc.", 62)+"test"), "hosts[0] hosts[1] hosts[2] hosts[3]"},
+		"methods":             {&policy.Constraints{Methods: []string{"GET", "M-SEARCH", "VERSION-CONTROL"}}, ""},
+		"methods of nobody":   {&policy.Constraints{Methods: []string{"GE T", "GET ", "", "*", "ſ", "CONNECT", strings.Repeat("A", 41)}}, "methods[0] methods[1] methods[2] methods[3] methods[4] methods[5] methods[6]"},
+		"peers":               {peers("spiffe://acme/billing", "spiffe://acme.test/Ns/a_b.c-d", "billing.example.com", "https://Web.test/a?b=c", "sha256:"+strings.Repeat("0a", 32)), ""},
+		"a great peer":        {peers("Billing.Example.COM"), "peers[0]"},
+		"a pattern of peers":  {peers("spiffe://acme/**", "spiffe://*/a", "*.example.com"), "peers[0] peers[1] peers[2]"},
+		"peers with no path":  {peers("spiffe://acme", "spiffe://acme/", "spiffe://acme//a", "spiffe://acme/../a"), "peers[0] peers[1] peers[2] peers[3]"},
+		"SPIFFE in any case":  {peers("SPIFFE://acme/a", "spiffe://ACME/a", "spiffe:/acme/a", "spiffe://acme/K"), "peers[0] peers[1] peers[2] peers[3]"},
+		"peers that are none": {peers("", "a b", "10.0.0.1", "-a", "a:443", "HTTPS://a/", "sha256:"+strings.Repeat("0A", 32)), "peers[0] peers[1] peers[2] peers[3] peers[4] peers[5] peers[6]"},
+		"none":                {nil, ""},
+		"nothing":             {&policy.Constraints{}, ""},
+		"a window":            {window("08:00", "17:30", "mon", "sun"), ""},
+		"until midnight":      {window("08:00", "24:00"), ""},
+		"a short hour":        {window("08:00", "9:00"), "windows[0]"},
+		"a short hour first":  {window("8:00", "09:00"), "windows[0]"},
+		"from midnight":       {window("24:00", "24:00"), "windows[0]"},
+		"past midnight":       {window("22:00", "24:01"), "windows[0]"},
+		"over midnight":       {window("22:00", "06:00"), "windows[0]"},
+		"no time at all":      {window("08:00", "08:00"), "windows[0]"},
+		"minute 60":           {window("08:00", "08:60"), "windows[0]"},
+		"seconds":             {window("08:00:00", "09:00"), "windows[0]"},
+		"spaces":              {window(" 8:00", "09:00"), "windows[0]"},
+		"no times":            {window("", ""), "windows[0]"},
+		"a long day":          {window("08:00", "09:00", "monday"), "windows[0]"},
+		"a great day":         {window("08:00", "09:00", "Mon"), "windows[0]"},
 		"no days": {&policy.Constraints{Windows: []policy.TimeWindow{
 			{From: "08:00", To: "09:00"}, {Days: []string{}, From: "08:00", To: "09:00"},
 		}}, "windows[1]"},
@@ -165,5 +191,25 @@ func TestConstraintsFaults(t *testing.T) {
 		if got := strings.Join(paths, " "); got != c.want {
 			t.Errorf("%s: %q", name, got)
 		}
+	}
+}
+
+// A host with a dot at its end is told without it, however many there are.
+func TestHostFaultHints(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"api.example.com.":        `write "api.example.com"`,
+		"*.Example.com.":          `write "*.example.com"`,
+		"[2001:DB8::0001]":        "write [2001:db8::1]",
+		"a..":                     "trailing dot",
+		".":                       "trailing dot",
+		"bücher.example.":         "punycode",
+		strings.Repeat(".", 1000): "punycode",
+	} {
+		(&policy.Constraints{Hosts: []policy.HostPattern{hostOf(t, text)}}).Faults(func(_, _, suggestion string) {
+			if !strings.Contains(suggestion, want) {
+				t.Errorf("%.20s: %s", text, suggestion)
+			}
+		})
 	}
 }

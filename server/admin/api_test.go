@@ -647,6 +647,20 @@ func TestStoreDown(t *testing.T) {
 	fails(t, "a refusal that cannot be noted", err, codes.PermissionDenied, "PERMISSION_DENIED")
 }
 
+// Networks are read as in files: an address is itself alone, and IPv4 that is written as
+// IPv6 is what clients' addresses are compared as.
+func TestNetworks(t *testing.T) {
+	t.Parallel()
+	d := open(t)
+	root := d.furnish()
+	got := d.issue(root, func(c *adminv1.Credential) {
+		c.Constraints = &adminv1.Constraints{Networks: []string{"::ffff:10.0.0.0/104", "::ffff:192.0.2.1", "2001:db8::1", "192.0.2.0/24"}}
+	}).GetCredential().GetConstraints().GetNetworks()
+	if want := []string{"10.0.0.0/8", "192.0.2.1/32", "2001:db8::1/128", "192.0.2.0/24"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // Wrong fields are all named at once, with what is allowed, and never quoted.
 func TestWrongFields(t *testing.T) {
 	t.Parallel()
@@ -654,7 +668,7 @@ func TestWrongFields(t *testing.T) {
 	root := d.furnish()
 	_, err := root.IssueCredential(t.Context(), &adminv1.IssueCredentialRequest{Credential: &adminv1.Credential{
 		Type: 9, Tenant: "acme", PrincipalId: "app",
-		Constraints: &adminv1.Constraints{Networks: []string{"192.0.2.0/24", "hunter2"}, Hosts: []string{"*.*"}, Paths: []string{"hunter2"}, Methods: []string{"get"},
+		Constraints: &adminv1.Constraints{Networks: []string{"192.0.2.0/24", "hunter2", "10.0.0.1/8"}, Hosts: []string{"*.*", "hunter2!", "api.example.com."}, Paths: []string{"hunter2"}, Methods: []string{"get"}, Peers: []string{"Billing.Example.COM", "spiffe://acme/**"},
 			Windows: []*adminv1.TimeWindow{{From: "9", To: "8"}}},
 		NotBefore:   &timestamppb.Timestamp{Seconds: 1 << 60},
 		RenewPeriod: &durationpb.Duration{Seconds: -1},
@@ -672,7 +686,7 @@ func TestWrongFields(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"type", "constraints.networks[1]", "constraints.hosts[0]", "constraints.paths[0]", "constraints.methods[0]", "constraints.windows[0]", "not_before", "renew_period", "ttl"}
+	want := []string{"type", "constraints.networks[1]", "constraints.networks[2]", "constraints.hosts[0]", "constraints.paths[0]", "constraints.methods[0]", "constraints.hosts[1]", "constraints.hosts[2]", "constraints.peers[0]", "constraints.peers[1]", "constraints.windows[0]", "not_before", "renew_period", "ttl"}
 	if !slices.Equal(fields, want) {
 		t.Errorf("fields %q, want %q", fields, want)
 	}

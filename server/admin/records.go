@@ -2,7 +2,6 @@ package admin
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +10,7 @@ import (
 	posternv1 "github.com/postern-auth/postern/gen/postern/v1"
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/registry"
+	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/store"
 )
 
@@ -162,7 +162,7 @@ func (v *invalid) constraints(field string, m *adminv1.Constraints) *policy.Cons
 		return nil
 	}
 	c := &policy.Constraints{
-		Networks: parsed(v, field+".networks", m.GetNetworks(), "a CIDR block such as 192.0.2.0/24", parseNetwork),
+		Networks: parsed(v, field+".networks", m.GetNetworks(), "a CIDR block such as 192.0.2.0/24, without bits behind its length", policy.ParsePrefix),
 		Hosts:    parsed(v, field+".hosts", m.GetHosts(), "a host such as api.example.com or *.example.com", policy.ParseHostPattern),
 		Paths:    parsed(v, field+".paths", m.GetPaths(), "a path such as /orders/* or /public/**", policy.ParsePathPattern),
 		Methods:  m.GetMethods(), Audiences: m.GetAudiences(), Resources: m.GetResources(), Peers: m.GetPeers(), RequireTLS: m.GetRequireTls(),
@@ -170,7 +170,7 @@ func (v *invalid) constraints(field string, m *adminv1.Constraints) *policy.Cons
 	for _, w := range m.GetWindows() {
 		c.Windows = append(c.Windows, policy.TimeWindow{Days: w.GetDays(), From: w.GetFrom(), To: w.GetTo()})
 	}
-	c.Faults(func(path, message, suggestion string) { v.add(field+"."+path, message+"; "+suggestion) })
+	c.Faults(func(path, message, suggestion string) { v.add(field+"."+path, seal.Scrub(message+"; "+suggestion)) })
 	return c
 }
 
@@ -181,21 +181,10 @@ func parsed[T any](v *invalid, field string, list []string, what string, parse f
 		one, err := parse(text)
 		if err != nil {
 			v.add(field+index(i), "must be "+what)
-			continue
 		}
 		all = append(all, one)
 	}
 	return all
-}
-
-// parseNetwork reads a CIDR block, or an address for itself alone.
-func parseNetwork(text string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
-		addr = addr.Unmap()
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(text)
-	return p.Masked(), err
 }
 
 func sessionProto(s *store.Session) *adminv1.Session {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/canonical"
 )
@@ -678,4 +680,41 @@ func BenchmarkSmuggled(b *testing.B) {
 	for b.Loop() {
 		r.Smuggled(a.Headers, nil)
 	}
+}
+
+// A limit that says which hosts or methods a credential is for is refused where it is
+// written if no request that is read here fits it, and only then.
+func TestLimitsThatFitARequest(t *testing.T) {
+	t.Parallel()
+	r := newReader(t, canonical.Config{})
+	part := rapid.OneOf(
+		rapid.StringMatching(`[a-zA-Z0-9_.-]{0,6}`), rapid.StringMatching(`[a-z ~%_]{0,3}`),
+		rapid.SampledFrom([]string{"10.0.0.1", "127.1", "0x7f", "1", "[::1]", "[::", "0:1]", "[2001:DB8::1]", "[::ffff:1.2.3.4]", "%1]", "ü", ".", "test", strings.Repeat("a", 63), "GET", "*", "PRI", "CONNECT"}),
+	)
+	rapid.Check(t, func(t *rapid.T) {
+		text := part.Draw(t, "first") + part.Draw(t, "second")
+		faulty := func(c policy.Constraints) (found bool) {
+			c.Faults(func(string, string, string) { found = true })
+			return found
+		}
+		var q policy.Request
+		a := get("/")
+		a.Method = text
+		fits := r.Read(a, &q) == nil && q.Method == text && text == strings.ToUpper(text)
+		if faulty(policy.Constraints{Methods: []string{text}}) == fits {
+			t.Fatalf("method %q fits: %v", text, fits)
+		}
+		for _, wild := range []string{"", "*."} {
+			host, err := policy.ParseHostPattern(wild + text)
+			if err != nil {
+				continue
+			}
+			a, sample := get("/"), strings.Replace(host.String(), "*", "x", 1)
+			a.Host = sample
+			fits := r.Read(a, &q) == nil && q.Host == sample && host.Match(q.Host)
+			if faulty(policy.Constraints{Hosts: []policy.HostPattern{host}}) == fits {
+				t.Fatalf("host %q fits: %v", host, fits)
+			}
+		}
+	})
 }

@@ -291,6 +291,7 @@ func TestIdentities(t *testing.T) {
 				return
 			}
 			proof := w.good(t, viaXFCC(cert))
+			(&policy.Constraints{Peers: []string{c.id}}).Faults(func(_, message, _ string) { t.Errorf("a key cannot demand it: %s", message) })
 			if proof.Principal.ID != c.id || proof.Peer.ID != c.id || proof.Subject.ID != c.id {
 				t.Errorf("%q, %q, %q", proof.Principal.ID, proof.Peer.ID, proof.Subject.ID)
 			}
