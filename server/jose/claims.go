@@ -147,10 +147,20 @@ func (r *ClaimRules) Named(aud Value) (names []string) {
 	return names
 }
 
-// accessTypes are the values of typ that access tokens have. Media types are
-// compared without regard to case, and "application/" may be left out (RFC 7515
-// section 4.1.9). The first is not accepted where RFC 9068 is demanded.
-var accessTypes = [...]string{"JWT", "at+jwt", "application/at+jwt"}
+// IsType reports whether the typ or cty of a header is a media type below application/.
+// Case makes no difference, and "application/" may be left out (RFC 7515 sections 4.1.9
+// and 4.1.10).
+func IsType(value, name string) bool {
+	const application = "application/"
+	if len(value) > len(application) && strings.EqualFold(value[:len(application)], application) {
+		value = value[len(application):]
+	}
+	return strings.EqualFold(value, name)
+}
+
+// accessTypes are the values of typ that access tokens have. The first is not accepted
+// where RFC 9068 is demanded.
+var accessTypes = [...]string{"JWT", "at+jwt"}
 
 // CheckAccessToken refuses tokens that were not issued to be shown to an API: ID
 // tokens, refresh tokens, logout tokens and the like, which are signed with the same
@@ -158,7 +168,7 @@ var accessTypes = [...]string{"JWT", "at+jwt", "application/at+jwt"}
 // is missing by what only they contain (RFC 8725 section 3.11). Strict demands the typ
 // of RFC 9068. The error is a *ClaimError.
 func CheckAccessToken(token *Token, strict bool) error {
-	if cty, ok := token.Header().Get("cty").Text(); ok && strings.EqualFold(strings.TrimPrefix(cty, "application/"), "jwt") {
+	if cty, ok := token.Header().Get("cty").Text(); ok && IsType(cty, "JWT") {
 		return wrongType("a nested token (cty)")
 	}
 	accepted := accessTypes[:]
@@ -166,7 +176,7 @@ func CheckAccessToken(token *Token, strict bool) error {
 		accepted = accepted[1:]
 	}
 	typ, ok := token.Header().Get("typ").Text()
-	if (ok || strict) && !slices.ContainsFunc(accepted, func(t string) bool { return strings.EqualFold(t, typ) }) {
+	if (ok || strict) && !slices.ContainsFunc(accepted, func(t string) bool { return IsType(typ, t) }) {
 		return wrongType(fmt.Sprintf("typ %.64q is not that of an access token", typ))
 	}
 	return CheckAccessClaims(token.Claims())

@@ -197,7 +197,7 @@ var otherKeys = [...]string{"jku", "x5u", "x5c", "x5t", "x5t#S256"}
 // checkHeader demands typ (RFC 9449 section 4.2). Without it, any JWT that the client
 // signed with the key for another purpose could be a proof.
 func checkHeader(header jose.Value) error {
-	if typ, _ := header.Get("typ").Text(); !strings.EqualFold(typ, "dpop+jwt") {
+	if typ, _ := header.Get("typ").Text(); !jose.IsType(typ, "dpop+jwt") {
 		return refuse(policy.ReasonWrongTokenType, "typ is not dpop+jwt")
 	}
 	for _, name := range otherKeys {

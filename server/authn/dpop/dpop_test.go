@@ -215,6 +215,8 @@ func TestRefusals(t *testing.T) {
 	}{
 		"good":                     {nil, nil, policy.ReasonAllowed},
 		"typ in capitals":          {map[string]any{"typ": "DPOP+JWT"}, nil, policy.ReasonAllowed},
+		"typ as a media type":      {map[string]any{"typ": "application/dpop+JWT"}, nil, policy.ReasonAllowed},
+		"typ of another tree":      {map[string]any{"typ": "text/dpop+jwt"}, nil, policy.ReasonWrongTokenType},
 		"no typ":                   {map[string]any{"typ": nil}, nil, policy.ReasonWrongTokenType},
 		"typ of another JWT":       {map[string]any{"typ": "JWT"}, nil, policy.ReasonWrongTokenType},
 		"typ of an access token":   {map[string]any{"typ": "at+jwt"}, nil, policy.ReasonWrongTokenType},

@@ -273,18 +273,24 @@ func TestTokenTypes(t *testing.T) {
 	lenient := w.authenticator(t, nil)
 	strict := w.authenticator(t, func(c *jwt.Config) { c.TokenTypes = jwt.Strict })
 	for typ, want := range map[string]struct{ lenient, strict bool }{
-		``:                             {true, false},
-		`,"typ":"JWT"`:                 {true, false},
-		`,"typ":"jwt"`:                 {true, false},
-		`,"typ":"at+jwt"`:              {true, true},
-		`,"typ":"AT+JWT"`:              {true, true},
-		`,"typ":"application/at+jwt"`:  {true, true},
-		`,"typ":"at+jwt "`:             {},
-		`,"typ":"logout+jwt"`:          {},
-		`,"typ":"dpop+jwt"`:            {},
-		`,"typ":""`:                    {},
-		`,"typ":"at+jwt","cty":"JWT"`:  {},
-		`,"typ":"at+jwt","cty":"json"`: {true, true},
+		``:                            {true, false},
+		`,"typ":"JWT"`:                {true, false},
+		`,"typ":"jwt"`:                {true, false},
+		`,"typ":"at+jwt"`:             {true, true},
+		`,"typ":"AT+JWT"`:             {true, true},
+		`,"typ":"application/at+jwt"`: {true, true},
+		`,"typ":"at+jwt "`:            {},
+		`,"typ":"application/JWT"`:    {true, false},
+		`,"typ":"Application/AT+jwt"`: {true, true},
+		`,"typ":"application/"`:       {},
+		`,"typ":"text/jwt"`:           {},
+		`,"typ":"at+jwt","cty":"Application/JWT"`: {},
+		`,"typ":"application/application/jwt"`:    {},
+		`,"typ":"logout+jwt"`:                     {},
+		`,"typ":"dpop+jwt"`:                       {},
+		`,"typ":""`:                               {},
+		`,"typ":"at+jwt","cty":"JWT"`:             {},
+		`,"typ":"at+jwt","cty":"json"`:            {true, true},
 	} {
 		token := w.sign(t, `{"alg":"EdDSA","kid":"k-1"`+typ+`}`, claims(map[string]any{"client_id": "app"}))
 		for name, c := range map[string]struct {
