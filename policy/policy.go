@@ -251,8 +251,8 @@ type Principal struct {
 	// Budgets are those of the credentials that it came from by exchanges, and that have
 	// more than its own: what is spent by it is spent of them as well.
 	Budgets []SharedBudget
-	// Via are the ids of the credentials of Postern's own that it came from, and with
-	// which it falls.
+	// Via are the ids of the credentials and sessions in Postern's store that it came from,
+	// and with which it falls.
 	Via []string
 	// BoundTo is the SHA-256 in lower-case hex of the certificate to which a token is
 	// bound, and BoundToKey the thumbprint of the key (RFC 7638); empty for none.

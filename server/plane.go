@@ -327,13 +327,13 @@ func adminRoles(ctx context.Context, cfg *Config) (*admin.Policy, error) {
 
 // identify says who calls the admin API. Somebody else's word counts only where the
 // configuration says so: their roles mean nothing here otherwise.
-func (s *Server) identify(ctx context.Context, a *policy.Attributes) (policy.Decision, *policy.Constraints) {
-	d, limits := s.live.Identify(ctx, a)
+func (s *Server) identify(ctx context.Context, a *policy.Attributes) (policy.Decision, check.Identity) {
+	d, who := s.live.Identify(ctx, a)
 	if p := d.Principal; d.Allowed && p.Issuer != seal.Issuer && !s.current.Load().cfg.AdminAPI.believes(p.Issuer) {
 		r := policy.ReasonIssuerUntrusted
-		return policy.Decision{ID: d.ID, Reason: r, Status: r.Status(), Message: r.Message()}, nil
+		return policy.Decision{ID: d.ID, Reason: r, Status: r.Status(), Message: r.Message()}, check.Identity{}
 	}
-	return d, limits
+	return d, who
 }
 
 // loginHandler serves /login, /logout and /session.

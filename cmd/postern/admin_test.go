@@ -13,6 +13,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/admin"
 	"github.com/postern-auth/postern/server/audit"
+	"github.com/postern-auth/postern/server/check"
 	"github.com/postern-auth/postern/server/password"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/seal"
@@ -84,15 +85,15 @@ func adminListener(t *testing.T) (address string, stop func()) {
 		Browser: func(_ *store.Session, secret policy.Secret) (string, string) {
 			return "__Host-session=" + secret.Reveal() + "; Path=/; Secure; HttpOnly", "a-csrf-token"
 		},
-		Authenticate: func(_ context.Context, a *policy.Attributes) (policy.Decision, *policy.Constraints) {
+		Authenticate: func(_ context.Context, a *policy.Attributes) (policy.Decision, check.Identity) {
 			for _, h := range a.Headers {
 				if token, ok := strings.CutPrefix(h.Value, "Bearer "); ok && h.Name == "authorization" && callersByToken[token] != nil {
 					p := *callersByToken[token]
 					p.Issuer, p.Method, p.CredentialID = "postern", policy.MethodAPIKey, "test"
-					return policy.Decision{Allowed: true, Reason: policy.ReasonAllowed, Principal: &p}, nil
+					return policy.Decision{Allowed: true, Reason: policy.ReasonAllowed, Principal: &p}, check.Identity{}
 				}
 			}
-			return policy.Decision{Reason: policy.ReasonUnspecified}, nil
+			return policy.Decision{Reason: policy.ReasonUnspecified}, check.Identity{}
 		},
 	}))
 	s.Config.Protocols = new(http.Protocols)

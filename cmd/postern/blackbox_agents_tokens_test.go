@@ -132,11 +132,18 @@ func TestAgentTokensAreIssued(t *testing.T) {
 	token, said := lab.issued(t, "researcher", "writer")
 	claimed := service.read(t, token)
 	issued, _ := claimed["iat"].(float64)
+	asker := strings.Split(lab.read(t, "admin.key"), "_")[2] // the key's id
+	origins, _ := claimed["origins"].([]any)
+	if len(origins) != 1 {
+		t.Fatalf("%v", claimed)
+	}
+	made, _ := origins[0].(map[string]any)["iat"].(float64)
 	want := map[string]any{
 		"iss": "https://auth.test", "sub": "researcher", "aud": "api", "tenant": "acme", "type": "agent", "jti": said.GetJti(),
 		"roles": []any{"writer"}, "scopes": []any{"data:read", "data:write"}, "scope": "data:read data:write",
 		"token_budget": 10_000.0, "iat": issued, "exp": issued + 15*60,
-		"via": []any{strings.Split(lab.read(t, "admin.key"), "_")[2]}, // with whose end it ends
+		"via":     []any{asker}, // with whose end it ends
+		"origins": []any{map[string]any{"iss": "postern", "sub": "bootstrap", "jti": asker, "iat": made}},
 	}
 	if diff := cmp.Diff(want, claimed); diff != "" {
 		t.Error(diff)
@@ -144,6 +151,9 @@ func TestAgentTokensAreIssued(t *testing.T) {
 	head, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[0])
 	if err != nil || string(head) != `{"alg":"EdDSA","kid":"one","typ":"agent+jwt"}` {
 		t.Errorf("%s %v", head, err)
+	}
+	if made == 0 || made > issued {
+		t.Errorf("the key is of %v, its token of %v", made, issued)
 	}
 	if age := time.Since(time.Unix(int64(issued), 0)); age < 0 || age > time.Minute || len(said.GetJti()) != 22 {
 		t.Errorf("issued %s ago, %q", age, said.GetJti())

@@ -47,6 +47,7 @@ import (
 	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/policy/author"
+	"github.com/postern-auth/postern/server/check"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/store"
 )
@@ -84,12 +85,11 @@ type Config struct {
 	// Policy returns the policy in force, for PolicyService.
 	Policy func() PolicyState
 
-	// Authenticate says who calls, and what limits their credential has; nil for
-	// none. An allow means no more than that the credential is good. Without it only
-	// DecisionService is served, to whoever can connect; with it, what follows must
-	// be set, and every call needs a credential but the reading of decisions from
-	// this machine.
-	Authenticate func(context.Context, *policy.Attributes) (policy.Decision, *policy.Constraints)
+	// Authenticate says who calls, and what their credential brings along. An allow
+	// means no more than that the credential is good. Without it only DecisionService
+	// is served, to whoever can connect; with it, what follows must be set, and every
+	// call needs a credential but the reading of decisions from this machine.
+	Authenticate func(context.Context, *policy.Attributes) (policy.Decision, check.Identity)
 	// Fields are the names of the header fields, besides authorization, in which a
 	// credential may come at the moment, in lower case; may be nil: there are none.
 	Fields func() []string
@@ -102,9 +102,9 @@ type Config struct {
 	// Browser returns what a browser is told of a new session: the Set-Cookie field
 	// and the CSRF token. May be nil: neither.
 	Browser func(s *store.Session, secret policy.Secret) (setCookie, csrfToken string)
-	// Prove says whose a token is that somebody exchanges, and what limits it, as
+	// Prove says whose a token is that somebody exchanges, and what it brings along, as
 	// Authenticate does of the caller's own.
-	Prove func(context.Context, *policy.Attributes) (policy.Decision, *policy.Constraints)
+	Prove func(context.Context, *policy.Attributes) (policy.Decision, check.Identity)
 	// TokenRules are those of agent tokens at the moment; it returns nil for none.
 	TokenRules func() *registry.TokenRules
 	// Logger takes panics and faults; discarded if nil.

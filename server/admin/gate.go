@@ -17,6 +17,7 @@ import (
 	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn/agent"
+	"github.com/postern-auth/postern/server/check"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/seal"
 )
@@ -34,7 +35,7 @@ import (
 // again while they last (stream.go). Whatever happens, a caller gets an error with a
 // reason of the closed set, and no text that was meant for the log.
 type gate struct {
-	authenticate func(context.Context, *policy.Attributes) (policy.Decision, *policy.Constraints)
+	authenticate func(context.Context, *policy.Attributes) (policy.Decision, check.Identity)
 	authorizer   *Authorizer
 	registry     *registry.Registry
 	budgets      Budgets // nil: there are none
@@ -141,7 +142,7 @@ func (g *gate) caller(ctx context.Context, conn connection, method string) (*cal
 	if !g.tries.admits(from, shown) {
 		return nil, errTries
 	}
-	d, limits := g.authenticate(ctx, a)
+	d, who := g.authenticate(ctx, a)
 	p := d.Principal
 	if !d.Allowed || d.Reason != policy.ReasonAllowed || p == nil || p.ID == "" || p.Kind == policy.KindAnonymous || p.Kind == "" {
 		if !d.Reason.Fault() && d.Reason != policy.ReasonCredentialMissing {
@@ -151,10 +152,10 @@ func (g *gate) caller(ctx context.Context, conn connection, method string) (*cal
 	}
 	g.tries.passed(shown)
 	use := policy.Use{Request: conn.request(a), Now: g.now(), Audience: audience, Peer: d.Peer}
-	if reason := limits.Check(use); reason != policy.ReasonAllowed {
+	if reason := who.Limits.Check(use); reason != policy.ReasonAllowed {
 		return nil, refused(&policy.Decision{Reason: reason})
 	}
-	actor := actorOf(p, limits)
+	actor := actorOf(p, who)
 	actor.Ranks = g.authorizer.ranks
 	return &call{registry.Call{Actor: actor}, p}, nil
 }
@@ -163,13 +164,14 @@ func (g *gate) caller(ctx context.Context, conn connection, method string) (*cal
 // principal of that name here, and its name says so: "https://idp.example#ann". Nor is
 // the workload of a certificate, for which its authority or trust domain vouches:
 // "spiffe://acme.example#spiffe://acme.example/ops".
-func actorOf(p *policy.Principal, limits *policy.Constraints) registry.Actor {
+func actorOf(p *policy.Principal, who check.Identity) registry.Actor {
 	id := p.ID
 	if p.Issuer != seal.Issuer || p.Method == policy.MethodMTLS {
 		id = cmp.Or(p.Issuer, string(p.Method)) + "#" + p.ID
 	}
 	a := registry.Actor{
-		Tenant: p.Tenant, ID: id, Kind: p.Kind, Actors: p.Actors, AuthTime: p.AuthTime, Credential: p.CredentialID, Constraints: limits,
+		Tenant: p.Tenant, ID: id, Kind: p.Kind, Actors: p.Actors, AuthTime: p.AuthTime,
+		Credential: p.CredentialID, Origins: who.Origins, Constraints: who.Limits,
 		Rights: registry.Rights{Roles: p.Roles, Scopes: p.Scopes, Permissions: p.Permissions},
 	}
 	if p.Method == policy.MethodAgent && !slices.Contains(p.AMR, agent.AMRKey) {

@@ -30,6 +30,7 @@ import (
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/admin"
 	"github.com/postern-auth/postern/server/audit"
+	"github.com/postern-auth/postern/server/check"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/signer"
@@ -82,21 +83,21 @@ func (d *desk) clock() time.Time {
 	return d.now
 }
 
-func (d *desk) authenticate(_ context.Context, a *policy.Attributes) (policy.Decision, *policy.Constraints) {
+func (d *desk) authenticate(_ context.Context, a *policy.Attributes) (policy.Decision, check.Identity) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.asked = append(d.asked, *a)
 	if d.answer != nil {
-		return d.answer(a), d.limits["answer"]
+		return d.answer(a), check.Identity{Limits: d.limits["answer"]}
 	}
 	name, n := a.Headers.Get("x-api-key")
 	switch p := d.callers[name]; {
 	case n == 0:
-		return policy.Decision{Reason: policy.ReasonCredentialMissing}, nil
+		return policy.Decision{Reason: policy.ReasonCredentialMissing}, check.Identity{}
 	case p == nil:
-		return policy.Decision{Reason: policy.ReasonCredentialUnknown, Detail: "looked for " + name}, nil
+		return policy.Decision{Reason: policy.ReasonCredentialUnknown, Detail: "looked for " + name}, check.Identity{}
 	default:
-		return policy.Decision{Allowed: true, Reason: policy.ReasonAllowed, Principal: p}, d.limits[name]
+		return policy.Decision{Allowed: true, Reason: policy.ReasonAllowed, Principal: p}, check.Identity{Limits: d.limits[name]}
 	}
 }
 

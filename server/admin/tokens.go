@@ -8,6 +8,7 @@ import (
 
 	adminv1 "github.com/postern-auth/postern/gen/postern/admin/v1"
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/check"
 	"github.com/postern-auth/postern/server/registry"
 	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/store"
@@ -17,8 +18,8 @@ import (
 type tokens struct {
 	adminv1.UnimplementedTokenServiceServer
 	registry *registry.Registry
-	// prove says whose a credential is, and what limits it; rules are the section agents.
-	prove func(context.Context, *policy.Attributes) (policy.Decision, *policy.Constraints)
+	// prove says whose a credential is, and what it brings along; rules are the section agents.
+	prove func(context.Context, *policy.Attributes) (policy.Decision, check.Identity)
 	rules func() *registry.TokenRules
 	now   func() time.Time
 }
@@ -83,15 +84,15 @@ func (s *tokens) ExchangeToken(ctx context.Context, req *adminv1.ExchangeTokenRe
 		return nil, err
 	}
 	caller := callOf(ctx)
-	in.Actor, in.ActorLimits = caller.principal, caller.Actor.Constraints
+	in.Actor = registry.Party{Principal: caller.principal, Limits: caller.Actor.Constraints, Origins: caller.Actor.Origins}
 	var err error
 	// The actor's token first: if it is bad, the subject's is not used up.
 	if req.GetActorToken() != "" {
-		if in.Actor, in.ActorLimits, err = s.proven(ctx, "actor_token", req.GetActorToken(), req.GetActorTokenType(), true); err != nil {
+		if in.Actor, err = s.proven(ctx, "actor_token", req.GetActorToken(), req.GetActorTokenType(), true); err != nil {
 			return nil, err
 		}
 	}
-	if in.Subject, in.SubjectLimits, err = s.proven(ctx, "subject_token", req.GetSubjectToken(), req.GetSubjectTokenType(), false); err != nil {
+	if in.Subject, err = s.proven(ctx, "subject_token", req.GetSubjectToken(), req.GetSubjectTokenType(), false); err != nil {
 		return nil, err
 	}
 	made, change, err := s.registry.ExchangeToken(ctx, caller.Call, s.rules(), in)
@@ -134,33 +135,33 @@ func (v *invalid) exchange(req *adminv1.ExchangeTokenRequest) {
 
 // proven asks Postern's own authenticators whose a token is. The certificate of the
 // connection is the actor's, who is here; the subject is not.
-func (s *tokens) proven(ctx context.Context, field, token, kind string, here bool) (*policy.Principal, *policy.Constraints, error) {
+func (s *tokens) proven(ctx context.Context, field, token, kind string, here bool) (registry.Party, error) {
 	conn := connectionOf(ctx)
 	a := conn.attributes(ctx, "/"+adminv1.TokenService_ServiceDesc.ServiceName+"/ExchangeToken")
 	a.Headers, a.Presented = nil, &policy.Presented{Use: tokenUses[kind], Secret: policy.NewSecret(token)}
 	if !here {
 		a.Connection = nil
 	}
-	d, limits := s.prove(ctx, a)
+	d, who := s.prove(ctx, a)
 	p := d.Principal
 	switch {
 	case d.Reason.Fault():
-		return nil, nil, refused(&d)
+		return registry.Party{}, refused(&d)
 	case !d.Allowed || d.Reason != policy.ReasonAllowed || p == nil || p.ID == "" || p.Kind == "" || p.Kind == policy.KindAnonymous:
-		return nil, nil, unaccepted(field, d.Reason)
+		return registry.Party{}, unaccepted(field, d.Reason)
 	}
-	if !here {
-		return p, limits, nil
+	proven := registry.Party{Principal: p, Limits: who.Limits, Origins: who.Origins}
+	if !here || who.Limits == nil {
+		return proven, nil
 	}
+	// The actor uses its credential here and now; whom else it is for does not matter.
+	without := *who.Limits
+	without.Audiences = nil
 	use := policy.Use{Request: conn.request(a), Now: s.now(), Audience: audience, Peer: d.Peer}
-	if limits != nil { // the actor uses its credential here and now; whom else it is for does not matter
-		without := *limits
-		without.Audiences = nil
-		if reason := without.Check(use); reason != policy.ReasonAllowed {
-			return nil, nil, unaccepted(field, reason)
-		}
+	if reason := without.Check(use); reason != policy.ReasonAllowed {
+		return registry.Party{}, unaccepted(field, reason)
 	}
-	return p, limits, nil
+	return proven, nil
 }
 
 // unaccepted is the answer to a token that is not good: the caller's own credential is.

@@ -75,6 +75,9 @@ type Proof struct {
 	NotAfter time.Time
 	// Subject identifies what a denylist may revoke.
 	Subject Subject
+	// Origins are the Subjects of the credentials that it came from, and with which it
+	// falls; nil for one that did not come from others.
+	Origins []Subject
 	// Confirm is what the caller must show besides, because the credential is bound to
 	// it. The Checker asks for it; a proof with an empty one may be used by whoever
 	// holds the credential.

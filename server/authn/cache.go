@@ -264,6 +264,7 @@ func (p *Proof) as(state policy.State, end time.Time) *Proof {
 		Constraints: p.Constraints,
 		NotAfter:    p.sooner(end),
 		Subject:     p.Subject,
+		Origins:     p.Origins,
 		Confirm:     p.Confirm,
 		Audiences:   p.Audiences,
 		Peer:        p.Peer,

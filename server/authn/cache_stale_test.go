@@ -27,6 +27,7 @@ func TestCachedStaleIfError(t *testing.T) {
 			Principal:   &policy.Principal{ID: "a"},
 			Constraints: &policy.Constraints{RequireTLS: true},
 			Subject:     authn.Subject{ID: "a"},
+			Origins:     []authn.Subject{{ID: "b"}},
 			Confirm:     authn.Confirmation{Key: "k"},
 			Audiences:   []string{"a"},
 			Peer:        &policy.Peer{ID: "p"},

@@ -62,8 +62,8 @@ func (a *Agent) prove(p *Proof) *Proof {
 	subject := p.Subject
 	subject.Agent, subject.Tenant = who.ID, who.Tenant
 	return &Proof{
-		Principal: &who, Constraints: p.Constraints, NotAfter: p.NotAfter, Subject: subject, Confirm: p.Confirm, Audiences: p.Audiences,
-		Peer: p.Peer, State: p.State.Max(policy.StateMirror),
+		Principal: &who, Constraints: p.Constraints, NotAfter: p.NotAfter, Subject: subject, Origins: p.Origins,
+		Confirm: p.Confirm, Audiences: p.Audiences, Peer: p.Peer, State: p.State.Max(policy.StateMirror),
 	}
 }
 

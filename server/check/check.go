@@ -303,14 +303,23 @@ func (c *Checker) Authenticate(ctx context.Context, a *policy.Attributes) policy
 	return d
 }
 
+// Identity is what a good credential brings along besides its principal.
+type Identity struct {
+	// Limits are the credential's own, which the caller has to hold it to; nil for none.
+	Limits *policy.Constraints
+	// Origins is what a denylist may revoke of it, and of the credentials that it came
+	// from: whatever is made of it must fall with each (authn.Proof.Origins).
+	Origins []authn.Subject
+}
+
 // Identify does the same for somebody who asks Postern itself for something: the
-// certificate of the connection is his own. It also returns the credential's own
-// limits, which the caller has to hold it to.
-func (c *Checker) Identify(ctx context.Context, a *policy.Attributes) (policy.Decision, *policy.Constraints) {
+// certificate of the connection is his own. The Identity is the zero one unless the
+// decision is an allow.
+func (c *Checker) Identify(ctx context.Context, a *policy.Attributes) (policy.Decision, Identity) {
 	return c.identify(ctx, a, true)
 }
 
-func (c *Checker) identify(ctx context.Context, a *policy.Attributes, own bool) (d policy.Decision, limits *policy.Constraints) {
+func (c *Checker) identify(ctx context.Context, a *policy.Attributes, own bool) (d policy.Decision, who Identity) {
 	x := c.begin(ctx, a)
 	if x.identifying = own; own {
 		x.trust = Trust{OwnCertificate: true}
@@ -327,9 +336,11 @@ func (c *Checker) identify(ctx context.Context, a *policy.Attributes, own bool) 
 		c.find(x) &&
 		c.enter(x, audit.StepProve) && c.prove(ctx, x) &&
 		c.enter(x, audit.StepNone) && c.fresh(x) && c.chained(x) && x.awaited(ctx) && c.authenticated(x) {
-		limits = c.limitsOf(x.proofs[0])
+		if p := x.proofs[0]; own {
+			who = Identity{Limits: c.limitsOf(p), Origins: originsOf(p)}
+		}
 	}
-	return d, limits
+	return d, who
 }
 
 func (c *Checker) begin(ctx context.Context, a *policy.Attributes) *exchange {

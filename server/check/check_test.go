@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/policy/rego"
 	"github.com/postern-auth/postern/server/audit"
@@ -480,6 +482,34 @@ func TestRevoked(t *testing.T) {
 	}
 	list["t-alice"] = true
 	want(t, c.Check(t.Context(), request("authorization", "Bearer jwt")), policy.ReasonRevoked, policy.PhaseHold)
+}
+
+// P-13: what came from others falls with each of them, and whatever is made of it is told
+// of all.
+func TestRevokedOrigins(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	list := denylist{}
+	w.cfg.Revocations = list
+	p := w.proofs["jwt"]
+	p.Origins = []authn.Subject{{TokenID: "first", Issuer: "https://idp.example"}, {TokenID: "second", Issuer: "postern"}}
+	c := check.New(w.cfg)
+	ask := func() *policy.Attributes { return request("authorization", "Bearer jwt") }
+	if d := c.Check(t.Context(), ask()); !d.Allowed {
+		t.Fatal(d.Reason)
+	}
+	d, who := c.Identify(t.Context(), ask())
+	if diff := cmp.Diff(append([]authn.Subject{p.Subject}, p.Origins...), who.Origins); !d.Allowed || diff != "" {
+		t.Errorf("%v %s", d.Reason, diff)
+	}
+	for _, id := range []string{"first", "second"} {
+		list[id] = true
+		want(t, c.Check(t.Context(), ask()), policy.ReasonRevoked, policy.PhaseHold)
+		if d, who := c.Identify(t.Context(), ask()); d.Reason != policy.ReasonRevoked || who.Origins != nil || who.Limits != nil {
+			t.Errorf("%s: %v %+v", id, d.Reason, who)
+		}
+		delete(list, id)
+	}
 }
 
 // The identity that goes upstream is Postern's own; a client's is removed, also

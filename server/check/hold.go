@@ -6,7 +6,6 @@ import (
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/authn"
-	"github.com/postern-auth/postern/server/seal"
 )
 
 // hold checks what no policy can switch off, for every proof.
@@ -55,8 +54,8 @@ func (c *Checker) sees(x *exchange) bool {
 }
 
 // revoked looks for the credential on the denylist, for everybody who acts by it, and
-// for the credentials that it came from: a revoked agent cannot go on in somebody else's
-// name, and a revoked token not as another one.
+// for the credentials that it came from, whoever issued them: a revoked agent cannot go on
+// in somebody else's name, and a revoked token not as another one.
 func (c *Checker) revoked(p *authn.Proof) (policy.Reason, bool) {
 	reason, revoked := c.cfg.Revocations.Revoked(&p.Subject)
 	for i := 0; i < len(p.Principal.Actors) && !revoked; i++ {
@@ -68,10 +67,8 @@ func (c *Checker) revoked(p *authn.Proof) (policy.Reason, bool) {
 		}
 		reason, revoked = c.cfg.Revocations.Revoked(&actor)
 	}
-	for i := 0; i < len(p.Principal.Via) && !revoked; i++ { // with what it came from
-		reason, revoked = c.cfg.Revocations.Revoked(&authn.Subject{
-			TokenID: p.Principal.Via[i], Issuer: seal.Issuer, Tenant: p.Subject.Tenant, IssuedAt: p.Subject.IssuedAt,
-		})
+	for i := 0; i < len(p.Origins) && !revoked; i++ {
+		reason, revoked = c.cfg.Revocations.Revoked(&p.Origins[i])
 	}
 	return reason, revoked
 }
@@ -113,6 +110,12 @@ func (c *Checker) limits(x *exchange) bool {
 // each (RFC 8707).
 func (c *Checker) meant(audiences []string, service string) bool {
 	return service == "" || len(audiences) == 0 || slices.Contains(audiences, service) || !c.areServices(audiences)
+}
+
+// originsOf is what a denylist may name of whatever comes from a proof. Those who act by
+// one of Postern's are there with their own credentials; of an issuer's, nothing comes.
+func originsOf(p *authn.Proof) []authn.Subject {
+	return append([]authn.Subject{p.Subject}, p.Origins...)
 }
 
 // limitsOf is what a proof may be used for where no route says what is asked for: its

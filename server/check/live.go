@@ -32,12 +32,12 @@ func (l *Live) Authenticate(ctx context.Context, a *policy.Attributes) policy.De
 	return notReady()
 }
 
-// Identify proves a credential and returns its own limits.
-func (l *Live) Identify(ctx context.Context, a *policy.Attributes) (policy.Decision, *policy.Constraints) {
+// Identify proves a credential and returns what it brings along.
+func (l *Live) Identify(ctx context.Context, a *policy.Attributes) (policy.Decision, Identity) {
 	if c := l.current.Load(); c != nil {
 		return c.Identify(ctx, a)
 	}
-	return notReady(), nil
+	return notReady(), Identity{}
 }
 
 func notReady() policy.Decision {

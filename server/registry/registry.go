@@ -41,6 +41,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/store"
@@ -191,8 +192,10 @@ type Actor struct {
 	Actors []policy.Actor
 	// AuthTime is when a user has logged in, as far as the credential says.
 	AuthTime time.Time
-	// Credential is the id of the credential that proved it.
+	// Credential is the id of the credential that proved it, and Origins what a denylist may
+	// revoke of that and of those that it came from: tokens that it issues fall with each.
 	Credential string
+	Origins    []authn.Subject
 	// Rights are what it has through that credential now: the bound of what it can
 	// grant. Permissions that its roles stand for count only if they are listed.
 	Rights Rights

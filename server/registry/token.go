@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/seal"
 	"github.com/postern-auth/postern/server/signer"
 	"github.com/postern-auth/postern/server/store"
@@ -66,11 +67,18 @@ type IssueTokenRequest struct {
 }
 
 // ExchangeRequest asks for a token by which the actor acts for the subject. Both were
-// proven just now; limits are those of their credentials.
+// proven just now.
 type ExchangeRequest struct {
 	TokenOptions
-	Subject, Actor             *policy.Principal
-	SubjectLimits, ActorLimits *policy.Constraints
+	Subject, Actor Party
+}
+
+// Party is the subject or the actor of an exchange, with the limits of its credential, and
+// what a denylist may revoke of that and of those that it came from (check.Identity).
+type Party struct {
+	*policy.Principal
+	Limits  *policy.Constraints
+	Origins []authn.Subject
 }
 
 // IssuedToken is an agent token that was just made.
@@ -111,7 +119,7 @@ func (r *Registry) IssueAgentToken(ctx context.Context, call Call, rules *TokenR
 		}
 		t.within(o.actor, t.limits)
 		t.until(o.actor.Ends)
-		if err := o.came(t, o.actor.Credential, nil); err != nil {
+		if err := o.came(t, nil, o.actor.Origins); err != nil {
 			return nil, err
 		}
 		o.target(store.KindPrincipal, p.Key(), p.Tenant)
@@ -125,7 +133,7 @@ func (r *Registry) IssueAgentToken(ctx context.Context, call Call, rules *TokenR
 func (r *Registry) ExchangeToken(ctx context.Context, call Call, rules *TokenRules, req ExchangeRequest) (*IssuedToken, Change, error) {
 	return r.makeToken(ctx, call, action{"token.exchange", withheld}, rules, req, func(o *operation) (*signer.Agent, error) {
 		t := o.token(rules, &req.TokenOptions)
-		subject, actor := req.Subject, req.Actor
+		subject, actor := req.Subject.Principal, req.Actor.Principal
 		if err := o.canExchange(subject, actor); err != nil {
 			return nil, err
 		}
@@ -145,13 +153,13 @@ func (r *Registry) ExchangeToken(ctx context.Context, call Call, rules *TokenRul
 		t.shares(subject, actor)
 		t.bound(actor)
 		t.loggedIn(subject)
-		for _, p := range []*policy.Principal{subject, actor} {
-			if err := o.came(t, ownCredential(p), p.Via); err != nil {
+		for _, p := range []*Party{&req.Subject, &req.Actor} {
+			if err := o.came(t, p.Via, p.Origins); err != nil {
 				return nil, err
 			}
 		}
-		t.keeps("subject_token", req.SubjectLimits, rules.Audiences, len(req.Audiences) > 0)
-		t.keeps("actor_token", req.ActorLimits, rules.Audiences, len(req.Audiences) > 0)
+		t.keeps("subject_token", req.Subject.Limits, rules.Audiences, len(req.Audiences) > 0)
+		t.keeps("actor_token", req.Actor.Limits, rules.Audiences, len(req.Audiences) > 0)
 		t.until(subject.ExpiresAt)
 		t.until(actor.ExpiresAt)
 		t.until(o.actor.Ends)
@@ -195,7 +203,7 @@ func (o *operation) sign(signs *signer.Signer, made *IssuedToken) (err error) {
 	made.Token, err = signs.Agent(t)
 	switch {
 	case errors.Is(err, signer.ErrTooLarge):
-		return fail(InvalidField, "scopes", "are too many for a token")
+		return fail(InvalidField, "scopes", "are too many for a token, or what it comes from has names that are too long")
 	case errors.Is(err, signer.ErrEnded):
 		return fail(WrongState, "", "one of the credentials that it comes from has ended")
 	case err != nil:
@@ -425,8 +433,8 @@ func (t *tokenDraft) spends(wanted int64, others ...int64) {
 }
 
 // maxShared is of how many tokens, each with less than the one before, one is spent
-// besides its own budget; maxVia of how many credentials one comes.
-const maxShared, maxVia = 4, 12
+// besides its own budget.
+const maxShared = 4
 
 // shares says from whose budgets is spent what is spent by the token. However often a token
 // is exchanged, all that comes of it has its budget together: the subject's, and that of the
@@ -491,40 +499,47 @@ func (t *tokenDraft) loggedIn(subject *policy.Principal) {
 
 const holdsKey = "pop" // RFC 8176 section 2
 
-// ownCredential is the id of a credential that Postern vouches for; "" for others.
-func ownCredential(p *policy.Principal) string {
-	if p.Issuer != seal.Issuer && p.Method != policy.MethodAgent {
-		return ""
-	}
-	return p.CredentialID
-}
-
-// came notes from which credentials a token comes. Of those that are neither kept here nor
-// tokens of Postern's, such as keys in a file, nobody could say later what became of them.
-func (o *operation) came(t *tokenDraft, id string, via []string) error {
-	if id != "" && seal.IsID(id) {
-		kept := false
-		for _, kind := range []store.Kind{store.KindCredential, store.KindSession} {
-			switch _, err := o.tx.Get(kind, id); {
-			case err == nil:
-				kept = true
-			case !errors.Is(err, store.ErrNotFound):
-				return err
-			}
+// came notes from which credentials a token comes: all of them, whoever issued them, by what
+// a denylist may revoke; and those that are kept here by their ids as well, since their
+// records say what becomes of them.
+func (o *operation) came(t *tokenDraft, via []string, origins []authn.Subject) error {
+	t.said.Via = distinct(append(t.said.Via, via...))
+	for _, s := range origins {
+		from := signer.Origin(s)
+		from.IssuedAt = s.IssuedAt.Truncate(time.Second).UTC() // as the token says it, so that one is not there twice
+		if slices.Contains(t.said.Origins, from) {
+			continue
 		}
-		if !kept {
-			id = ""
+		t.said.Origins = append(t.said.Origins, from)
+		if from.Issuer != seal.Issuer {
+			continue
 		}
-	}
-	for _, from := range append(slices.Clone(via), id) {
-		if from != "" && !slices.Contains(t.said.Via, from) {
-			t.said.Via = append(t.said.Via, from)
+		id := cmp.Or(from.TokenID, from.SessionID)
+		kept, err := o.isKept(id)
+		if err != nil {
+			return err
+		}
+		if kept && !slices.Contains(t.said.Via, id) {
+			t.said.Via = append(t.said.Via, id)
 		}
 	}
-	if len(t.said.Via) > maxVia {
-		t.refuse("subject_token", "comes from more than %d credentials", maxVia)
+	if len(t.said.Origins) > signer.MaxOrigins {
+		t.refuse("subject_token", "comes from more than %d credentials", signer.MaxOrigins)
 	}
 	return nil
+}
+
+// isKept reports whether an id is that of a credential or session in the store.
+func (o *operation) isKept(id string) (bool, error) {
+	if !seal.IsID(id) {
+		return false, nil
+	}
+	for _, kind := range []store.Kind{store.KindCredential, store.KindSession} {
+		if _, err := o.tx.Get(kind, id); err == nil || !errors.Is(err, store.ErrNotFound) {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // keeps holds the token to the limits of a credential that it comes from. It can keep no

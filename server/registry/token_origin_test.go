@@ -10,7 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/postern-auth/postern/policy"
+	"github.com/postern-auth/postern/server/authn"
 	"github.com/postern-auth/postern/server/registry"
+	"github.com/postern-auth/postern/server/signer"
 )
 
 // What a token is exchanged for is bound as the actor's is, knows how the user logged in,
@@ -20,11 +22,16 @@ func TestExchangeKeepsOrigins(t *testing.T) {
 	w := tokenWorld(t)
 	mine, other := strings.Repeat("a1", 32), strings.Repeat("b2", 32)
 	at := w.now.Add(-time.Minute).Truncate(time.Second)
+	shown := authn.Subject{TokenID: "jti-of-bob", SessionID: "sid", KeyID: "k", Issuer: "https://idp.example", ID: "bob", Client: "web", Tenant: "acme", IssuedAt: at}
+	agents := authn.Subject{TokenID: strings.Repeat("t", 22), KeyID: "k1", Issuer: "postern", ID: "researcher", Agent: "researcher", Tenant: "acme", IssuedAt: at}
+	parent := authn.Subject{TokenID: strings.Repeat("P", 12), Issuer: "postern", ID: "root", IssuedAt: at.Add(300 * time.Millisecond).Local()}
 	good := func() registry.ExchangeRequest {
-		r := registry.ExchangeRequest{Subject: subject("data:read"), Actor: actor("researcher", "data:read")}
+		r := registry.ExchangeRequest{Subject: registry.Party{Principal: subject("data:read")}, Actor: registry.Party{Principal: actor("researcher", "data:read")}}
 		r.Subject.CredentialID, r.Subject.ACR, r.Subject.AMR, r.Subject.AuthTime = "jti-of-bob", "gold", []string{"pwd", "pop", "otp"}, at
 		r.Actor.CredentialID, r.Actor.TokenBudget, r.Actor.BoundTo = strings.Repeat("t", 22), 1000, mine
-		r.Actor.Via = []string{strings.Repeat("p", 22)}
+		r.Actor.Via = []string{strings.Repeat("P", 12)}
+		r.Subject.Origins = []authn.Subject{shown}
+		r.Actor.Origins = []authn.Subject{agents, parent}
 		return r
 	}
 	made, _, err := w.ExchangeToken(ctx, root(), tokenRules(), good())
@@ -36,7 +43,12 @@ func TestExchangeKeepsOrigins(t *testing.T) {
 	if diff := cmp.Diff([]policy.SharedBudget{{ID: strings.Repeat("t", 22), Limit: 1000, ExpiresAt: good().Actor.ExpiresAt}}, s.Budgets); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]string{strings.Repeat("p", 22), strings.Repeat("t", 22)}, s.Via); diff != "" { // the issuer's own jti is not ours to revoke
+	if diff := cmp.Diff([]string{strings.Repeat("P", 12)}, s.Via); diff != "" { // others have no record
+		t.Error(diff)
+	}
+	ofParent := signer.Origin(parent)
+	ofParent.IssuedAt = at // as a token says it
+	if diff := cmp.Diff([]signer.Origin{signer.Origin(shown), signer.Origin(agents), ofParent}, s.Origins); diff != "" {
 		t.Error(diff)
 	}
 
@@ -82,10 +94,44 @@ func TestExchangeKeepsOrigins(t *testing.T) {
 			w.refused(err, registry.PermissionDenied, "subject_token")
 		}
 	}
+	// What both come from counts once, and altogether it is bounded.
 	req = good()
-	for i := range 12 {
-		req.Subject.Via = append(req.Subject.Via, strings.Repeat(string(rune('a'+i)), 22))
+	req.Subject.Origins = append(req.Subject.Origins, req.Actor.Origins...)
+	for n := len(req.Subject.Origins); n <= signer.MaxOrigins; n++ {
+		_, _, err = w.ExchangeToken(ctx, root(), tokenRules(), req)
+		w.ok(err)
+		req.Subject.Origins = append(req.Subject.Origins, authn.Subject{TokenID: fmt.Sprint("j", n), Issuer: "https://idp.example", ID: "bob"})
 	}
 	_, _, err = w.ExchangeToken(ctx, root(), tokenRules(), req)
 	w.refused(err, registry.PermissionDenied, "subject_token")
+	req = good()
+	req.Subject.Origins = []authn.Subject{{TokenID: strings.Repeat("j", 8<<10), Issuer: "https://idp.example", ID: "bob"}}
+	_, _, err = w.ExchangeToken(ctx, root(), tokenRules(), req)
+	w.refused(err, registry.InvalidField, "scopes")
+}
+
+// What is issued to an agent comes from the credential by which it was asked for: one of
+// an issuer as well, and one that is kept here by its record too.
+func TestIssuedTokensKeepOrigins(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	key, _, err := w.IssueCredential(ctx, root(), keyOf())
+	w.ok(err)
+	id := key.Credential.ID
+	for name, tt := range map[string]struct {
+		origins []authn.Subject
+		via     []string
+	}{
+		"a key":             {[]authn.Subject{{TokenID: id, Issuer: "postern", ID: "shop", Tenant: "acme"}}, []string{id}},
+		"a key in a file":   {[]authn.Subject{{TokenID: strings.Repeat("F", 12), Issuer: "postern", ID: "shop"}}, nil},
+		"an issuer's token": {[]authn.Subject{{TokenID: id, SessionID: "s", Issuer: "https://idp.example", ID: "boss"}}, nil},
+	} {
+		call := root()
+		call.Actor.Origins = tt.origins
+		made, _, err := w.IssueAgentToken(ctx, call, tokenRules(), issueOf())
+		w.ok(err)
+		if s := made.Said; !slices.Equal(s.Via, tt.via) || !slices.Equal(s.Origins, []signer.Origin{signer.Origin(tt.origins[0])}) {
+			t.Errorf("%s: %v %+v", name, s.Via, s.Origins)
+		}
+	}
 }

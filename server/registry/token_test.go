@@ -166,7 +166,7 @@ func actor(id string, scopes ...string) *policy.Principal {
 func TestExchangeTokenRefuses(t *testing.T) {
 	w := tokenWorld(t)
 	good := func() registry.ExchangeRequest {
-		return registry.ExchangeRequest{Subject: subject("data:read", "mail"), Actor: actor("researcher", "data:read")}
+		return registry.ExchangeRequest{Subject: registry.Party{Principal: subject("data:read", "mail")}, Actor: registry.Party{Principal: actor("researcher", "data:read")}}
 	}
 	made, _, err := w.ExchangeToken(ctx, root(), tokenRules(), good())
 	w.ok(err)
@@ -189,8 +189,8 @@ func TestExchangeTokenRefuses(t *testing.T) {
 		reason registry.Reason
 		field  string
 	}{
-		"nobody":                  {func(r *registry.ExchangeRequest) { r.Subject = nil }, registry.PermissionDenied, "subject_token"},
-		"nobody acts":             {func(r *registry.ExchangeRequest) { r.Actor = nil }, registry.PermissionDenied, "subject_token"},
+		"nobody":                  {func(r *registry.ExchangeRequest) { r.Subject = registry.Party{} }, registry.PermissionDenied, "subject_token"},
+		"nobody acts":             {func(r *registry.ExchangeRequest) { r.Actor = registry.Party{} }, registry.PermissionDenied, "subject_token"},
 		"another tenant":          {func(r *registry.ExchangeRequest) { r.Subject.Tenant = "umbrella" }, registry.PermissionDenied, "actor_token"},
 		"a service":               {func(r *registry.ExchangeRequest) { r.Subject.Kind = policy.KindService }, registry.PermissionDenied, "subject_token"},
 		"an agent of another":     {func(r *registry.ExchangeRequest) { r.Subject.Kind = policy.KindAgent }, registry.PermissionDenied, "subject_token"},
@@ -206,13 +206,13 @@ func TestExchangeTokenRefuses(t *testing.T) {
 		"wider than all":          {func(r *registry.ExchangeRequest) { r.Scopes = []string{"*"} }, registry.GrantExceedsIssuer, "scopes"},
 		"nothing in common":       {func(r *registry.ExchangeRequest) { r.Actor.Scopes = []string{"x"} }, registry.PermissionDenied, "scopes"},
 		"a larger budget":         {func(r *registry.ExchangeRequest) { r.Actor.TokenBudget, r.TokenBudget = 5, 6 }, registry.GrantExceedsIssuer, "token_budget"},
-		"limited in its networks": {func(r *registry.ExchangeRequest) { r.SubjectLimits = &policy.Constraints{RequireTLS: true} }, registry.PermissionDenied, "subject_token"},
-		"a limited actor":         {func(r *registry.ExchangeRequest) { r.ActorLimits = &policy.Constraints{Methods: []string{"GET"}} }, registry.PermissionDenied, "actor_token"},
+		"limited in its networks": {func(r *registry.ExchangeRequest) { r.Subject.Limits = &policy.Constraints{RequireTLS: true} }, registry.PermissionDenied, "subject_token"},
+		"a limited actor":         {func(r *registry.ExchangeRequest) { r.Actor.Limits = &policy.Constraints{Methods: []string{"GET"}} }, registry.PermissionDenied, "actor_token"},
 		"for nowhere": {func(r *registry.ExchangeRequest) {
-			r.SubjectLimits, r.ActorLimits = &policy.Constraints{Audiences: []string{"tools"}}, &policy.Constraints{Audiences: []string{"x"}}
+			r.Subject.Limits, r.Actor.Limits = &policy.Constraints{Audiences: []string{"tools"}}, &policy.Constraints{Audiences: []string{"x"}}
 		}, registry.PermissionDenied, "audiences"},
 		"for more than it is for": {func(r *registry.ExchangeRequest) {
-			r.SubjectLimits, r.Audiences = &policy.Constraints{Audiences: []string{"tools"}}, []string{"api"}
+			r.Subject.Limits, r.Audiences = &policy.Constraints{Audiences: []string{"tools"}}, []string{"api"}
 		}, registry.GrantExceedsIssuer, "audiences"},
 		"over":       {func(r *registry.ExchangeRequest) { r.Subject.ExpiresAt = w.now }, registry.WrongState, ""},
 		"long ago":   {func(r *registry.ExchangeRequest) { r.Actor.ExpiresAt = w.now.Add(-time.Hour) }, registry.WrongState, ""},
@@ -232,7 +232,7 @@ func TestExchangeTokenRefuses(t *testing.T) {
 	_, _, err = w.ExchangeToken(ctx, of("umbrella"), tokenRules(), good())
 	w.refused(err, registry.PermissionDenied, "subject_token")
 	req := good()
-	req.SubjectLimits = &policy.Constraints{Audiences: []string{"tools"}}
+	req.Subject.Limits = &policy.Constraints{Audiences: []string{"tools"}}
 	made, _, err = w.ExchangeToken(ctx, root(), tokenRules(), req)
 	w.ok(err)
 	if !slices.Equal(made.Said.Audience, []string{"tools"}) {
@@ -264,7 +264,7 @@ func TestExchangeOnlyNarrows(t *testing.T) {
 		for range rapid.IntRange(0, 4).Draw(rt, "links") {
 			s.Actors = append(s.Actors, policy.Actor{ID: "coder", Kind: policy.KindAgent})
 		}
-		req := registry.ExchangeRequest{Subject: s, Actor: a, TokenOptions: registry.TokenOptions{
+		req := registry.ExchangeRequest{Subject: registry.Party{Principal: s}, Actor: registry.Party{Principal: a}, TokenOptions: registry.TokenOptions{
 			Scopes: some("asked"), TokenBudget: int64(rapid.IntRange(0, 20_000).Draw(rt, "wanted")), TTL: time.Duration(rapid.IntRange(0, 80).Draw(rt, "ttl")) * time.Minute,
 		}}
 		made, _, err := w.ExchangeToken(ctx, root(), tokenRules(), req)

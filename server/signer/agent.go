@@ -34,9 +34,12 @@ type Agent struct {
 	// TokenBudget is how many model tokens may be spent by it; 0 for no limit of its own.
 	TokenBudget int64
 	// Budgets are those of the tokens that it came from, of which is spent as well, and Via
-	// the ids of the credentials that it came from. See policy.Principal.
+	// the ids of the kept credentials that it came from. See policy.Principal.
 	Budgets []policy.SharedBudget
 	Via     []string
+	// Origins are all credentials that it came from, those of Via among them: at most
+	// MaxOrigins.
+	Origins []Origin
 	// Root is the credential that it came from first of all (policy.Principal.BudgetID).
 	Root string
 	// ACR, AMR and AuthTime say how the user logged in for whom Actors act; empty if
@@ -52,6 +55,21 @@ type Agent struct {
 	IssuedAt, ExpiresAt time.Time
 }
 
+// Origin is a credential from which a token came, by all the names that a denylist may have
+// for it: the members of authn.Subject, which says what they are. IssuedAt is cut to seconds.
+type Origin struct {
+	TokenID, SessionID                string
+	KeyID                             string
+	Fingerprint                       string
+	Issuer, ID, Client, Agent, Tenant string
+	IssuedAt                          time.Time
+}
+
+// MaxOrigins is from how many credentials a token comes at most. Where three agents act for
+// one another and for a user, these are nine: the user's, those of the agents and of whoever
+// issued them, and what the first two exchanges gave.
+const MaxOrigins = 12
+
 // Agent returns an agent token:
 //
 //	iss, sub, aud, iat, exp, jti   RFC 7519; aud is one text, or a list of several
@@ -62,8 +80,11 @@ type Agent struct {
 //	token_budget                   how many model tokens may be spent by it
 //	budgets                        those of tokens that it came from: a list of jti,
 //	                               token_budget and exp
-//	via, root                      the ids of the credentials that it came from, and of the
-//	                               first of them
+//	via, root                      the ids of the kept credentials that it came from, and of
+//	                               the first of all
+//	origins                        all that it came from, as a denylist names it: a list of
+//	                               iss, sub, agent, tenant, jti, sid, client_id, kid, iat and
+//	                               fingerprint
 //	acr, amr, auth_time            how the user logged in (RFC 9068 section 2.2.1)
 //	kind, origin                   of a subject that is no agent of Postern's
 //	act                            who acts for it (RFC 8693 section 4.1)
@@ -82,10 +103,10 @@ func (s *Signer) Agent(t *Agent) (policy.Secret, error) {
 		return policy.Secret{}, ErrNoAudience
 	case t.ExpiresAt.Unix() <= t.IssuedAt.Unix():
 		return policy.Secret{}, ErrEnded
-	case len(t.Actors) > maxActors:
+	case len(t.Actors) > maxActors || len(t.Origins) > MaxOrigins:
 		return policy.Secret{}, ErrTooLarge
 	}
-	o := newObject(512)
+	o := newObject(1024)
 	o.text("iss", s.issuer)
 	o.text("sub", t.Subject)
 	if len(t.Audience) == 1 {
@@ -110,6 +131,7 @@ func (s *Signer) Agent(t *Agent) (policy.Secret, error) {
 	o.budgets(t.Budgets)
 	o.list("via", t.Via)
 	o.text("root", t.Root)
+	o.origins(t.Origins)
 	o.text("acr", t.ACR)
 	o.list("amr", t.AMR)
 	o.time("auth_time", t.AuthTime)
@@ -152,6 +174,30 @@ func (o *object) budgets(all []policy.SharedBudget) {
 		o.name("token_budget")
 		o.b = strconv.AppendInt(o.b, b.Limit, 10)
 		o.time("exp", b.ExpiresAt)
+		o.b = append(o.b, '}')
+	}
+	o.b = append(o.b, ']')
+}
+
+// origins writes what the token came from.
+func (o *object) origins(all []Origin) {
+	if len(all) == 0 {
+		return
+	}
+	o.name("origins")
+	for i := range all {
+		from := &all[i]
+		o.b = append(o.b, "[,"[min(i, 1)], '{')
+		o.text("iss", from.Issuer)
+		o.text("sub", from.ID)
+		o.text("agent", from.Agent)
+		o.text("tenant", from.Tenant)
+		o.text("jti", from.TokenID)
+		o.text("sid", from.SessionID)
+		o.text("client_id", from.Client)
+		o.text("kid", from.KeyID)
+		o.text("fingerprint", from.Fingerprint)
+		o.time("iat", from.IssuedAt)
 		o.b = append(o.b, '}')
 	}
 	o.b = append(o.b, ']')

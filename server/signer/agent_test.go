@@ -3,6 +3,7 @@ package signer_test
 import (
 	"encoding/base64"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,22 @@ func TestAgent(t *testing.T) {
 		"two audiences": {func(a *signer.Agent) { a.Audience = []string{"api", "tools"} }, map[string]any{"aud": []any{"api", "tools"}}},
 		"bound": {func(a *signer.Agent) { a.Certificate, a.Key = strings.Repeat("ab", 32), "thumbprint" },
 			map[string]any{"cnf": map[string]any{"x5t#S256": bound, "jkt": "thumbprint"}}},
+		"from others": {func(a *signer.Agent) {
+			a.Via, a.Root = []string{"AAAAAAAAAAAA"}, "j-1"
+			a.Origins = []signer.Origin{
+				{Issuer: "postern", ID: "root", TokenID: "AAAAAAAAAAAA", IssuedAt: noon.Add(-time.Hour + 700*time.Millisecond)},
+				{
+					Issuer: "https://idp.example.com", ID: "ann \"x\"", Agent: "bot", Tenant: "acme", TokenID: "j-1", SessionID: "s-1", Client: "web", KeyID: "k-9",
+					Fingerprint: strings.Repeat("ab", 32),
+				},
+			}
+		}, map[string]any{"via": []any{"AAAAAAAAAAAA"}, "root": "j-1", "origins": []any{
+			map[string]any{"iss": "postern", "sub": "root", "jti": "AAAAAAAAAAAA", "iat": float64(noon.Unix() - 3600)},
+			map[string]any{
+				"iss": "https://idp.example.com", "sub": "ann \"x\"", "agent": "bot", "tenant": "acme", "jti": "j-1", "sid": "s-1", "client_id": "web", "kid": "k-9",
+				"fingerprint": strings.Repeat("ab", 32),
+			},
+		}}},
 		"for a user": {func(a *signer.Agent) {
 			a.Subject, a.Kind, a.Origin = "ann", policy.KindUser, "https://idp.example.com"
 			a.Actors = []policy.Actor{{ID: "coder", Kind: policy.KindAgent}, {ID: "researcher", Kind: policy.KindAgent}}
@@ -84,6 +101,9 @@ func TestNoAgent(t *testing.T) {
 		"no audience": {func(a *signer.Agent) { a.Audience = nil }, signer.ErrNoAudience},
 		"no life":     {func(a *signer.Agent) { a.ExpiresAt = a.IssuedAt }, signer.ErrEnded},
 		"many actors": {func(a *signer.Agent) { a.Actors = make([]policy.Actor, 15) }, signer.ErrTooLarge},
+		"many origins": {func(a *signer.Agent) {
+			a.Origins = slices.Repeat([]signer.Origin{{Issuer: "postern", ID: "x"}}, signer.MaxOrigins+1)
+		}, signer.ErrTooLarge},
 		"many scopes": {func(a *signer.Agent) { a.Scopes = strings.Fields(strings.Repeat("data:read ", 1000)) }, signer.ErrTooLarge},
 	} {
 		said := agentToken()

@@ -439,13 +439,100 @@ func TestForUser(t *testing.T) {
 	refused(t, a, "nobody acts", forUser(func(s *signer.Agent) { s.Actors = nil }), policy.ReasonInvalidClaim)
 	refused(t, a, "no kind", forUser(func(s *signer.Agent) { s.Kind = "" }), policy.ReasonCredentialUnknown)
 	refused(t, a, "another kind", forUser(func(s *signer.Agent) { s.Kind = policy.KindService }), policy.ReasonInvalidClaim)
-	foreign := prove(t, a, forUser(func(s *signer.Agent) { s.Subject, s.Origin = "eve", "https://idp.example.com" }))
-	if foreign.Principal.Issuer != "https://idp.example.com" || foreign.Subject.Issuer != "https://idp.example.com" {
-		t.Errorf("%+v", foreign.Subject)
+	// Of somebody for whom an issuer vouches: the token is Postern's all the same.
+	idp := "https://idp.example.com"
+	shown := signer.Origin{Issuer: idp, ID: "eve", Tenant: "acme", TokenID: "j-1", SessionID: "s-1", Client: "web", KeyID: "k-9", IssuedAt: noon.Add(-time.Hour)}
+	foreign := prove(t, a, forUser(func(s *signer.Agent) {
+		s.ID, s.Subject, s.Origin, s.Origins = "the-id", "eve", idp, []signer.Origin{shown}
+	}))
+	if foreign.Principal.Issuer != idp || foreign.Subject != (authn.Subject{TokenID: "the-id", KeyID: "k1", Issuer: "postern", Tenant: "acme", IssuedAt: noon}) ||
+		!slices.Equal(foreign.Origins, []authn.Subject{authn.Subject(shown)}) {
+		t.Errorf("%+v %+v", foreign.Subject, foreign.Origins)
 	}
+	for name, change := range map[string]func(*signer.Origin){
+		"of another issuer": func(o *signer.Origin) { o.Issuer = "https://other.example.com" },
+		"of somebody else":  func(o *signer.Origin) { o.ID = "mallory" },
+		"another tenant's":  func(o *signer.Origin) { o.Tenant = "" },
+	} {
+		other := shown
+		change(&other)
+		refused(t, a, name, forUser(func(s *signer.Agent) { s.Subject, s.Origin, s.Origins = "eve", idp, []signer.Origin{other} }), policy.ReasonInvalidClaim)
+	}
+	refused(t, a, "of nobody knows whom", forUser(func(s *signer.Agent) { s.Subject, s.Origin = "eve", idp }), policy.ReasonInvalidClaim)
 	nobody := w.authenticator(t, func(_ *agent.Config, d *agent.Deps) { d.People = nil })
 	refused(t, nobody, "no users", text, policy.ReasonCredentialUnknown)
 }
+
+// A token says of all that it came from what a denylist may revoke of that, or is refused.
+func TestOrigins(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.authenticator(t, func(_ *agent.Config, d *agent.Deps) { d.Parents = kept{} })
+	base := map[string]any{
+		"iss": issuer, "sub": "researcher", "tenant": "acme", "type": "agent", "aud": "postern", "jti": "the-id",
+		"iat": noon.Unix(), "exp": noon.Add(time.Minute).Unix(),
+	}
+	token := func(changes map[string]any) string {
+		return w.signs.Sign(signer.TypeAgent, []byte(text(t, with(base, changes))))
+	}
+	type m = map[string]any
+	full := m{
+		"iss": "https://idp.example.com", "sub": "ann", "agent": "bot", "tenant": "acme", "jti": "j", "sid": "s", "client_id": "c", "kid": "k",
+		"fingerprint": strings.Repeat("ab", 32), "iat": noon.Add(-time.Hour).Unix(),
+	}
+	want := authn.Subject{
+		Issuer: "https://idp.example.com", ID: "ann", Agent: "bot", Tenant: "acme", TokenID: "j", SessionID: "s", Client: "c", KeyID: "k",
+		Fingerprint: strings.Repeat("ab", 32), IssuedAt: noon.Add(-time.Hour),
+	}
+	own := m{"iss": "postern", "jti": "AAAAAAAAAAAA"}
+	session := m{"iss": "postern", "sid": "BBBBBBBBBBBB", "sub": "ann"}
+	proof := prove(t, a, token(m{"origins": []any{full, own, session}, "via": []string{"AAAAAAAAAAAA", "BBBBBBBBBBBB"}}))
+	if diff := cmp.Diff([]authn.Subject{want, {Issuer: "postern", TokenID: "AAAAAAAAAAAA"}, {Issuer: "postern", SessionID: "BBBBBBBBBBBB", ID: "ann"}}, proof.Origins); diff != "" {
+		t.Error(diff)
+	}
+	if proof := prove(t, a, token(nil)); proof.Origins != nil {
+		t.Errorf("from nowhere: %+v", proof.Origins)
+	}
+	if proof := prove(t, a, token(m{"origins": slices.Repeat([]any{full}, signer.MaxOrigins)})); len(proof.Origins) != signer.MaxOrigins {
+		t.Errorf("%d", len(proof.Origins))
+	}
+	for name, changes := range map[string]m{
+		"a text":               {"origins": "x"},
+		"one that is no list":  {"origins": full},
+		"null":                 {"origins": nullClaim},
+		"none":                 {"origins": []any{}},
+		"too many":             {"origins": slices.Repeat([]any{full}, signer.MaxOrigins+1)},
+		"texts":                {"origins": []any{"j"}},
+		"lists":                {"origins": []any{[]any{full}}},
+		"nothing in it":        {"origins": []any{m{}}},
+		"nobody's":             {"origins": []any{with(full, m{"iss": nil})}},
+		"an empty issuer":      {"origins": []any{with(full, m{"iss": ""})}},
+		"unnamed":              {"origins": []any{m{"iss": "postern", "iat": 1, "kid": "k", "client_id": "c", "tenant": "acme"}}},
+		"an empty name":        {"origins": []any{with(full, m{"sid": ""})}},
+		"a number for a name":  {"origins": []any{with(full, m{"jti": 7})}},
+		"a list for a name":    {"origins": []any{with(full, m{"sub": []string{"ann"}})}},
+		"a name that is null":  {"origins": []any{with(full, m{"kid": nullClaim})}},
+		"no date":              {"origins": []any{with(full, m{"iat": "yesterday"})}},
+		"a date before 1970":   {"origins": []any{with(full, m{"iat": -1})}},
+		"another member":       {"origins": []any{with(full, m{"azp": "web"})}},
+		"one is bad":           {"origins": []any{full, m{}}},
+		"via a text":           {"via": "AAAAAAAAAAAA", "origins": []any{own}},
+		"via a number":         {"via": []any{1}, "origins": []any{own}},
+		"via alone":            {"via": []string{"AAAAAAAAAAAA"}},
+		"via another":          {"via": []string{"BBBBBBBBBBBB"}, "origins": []any{own}},
+		"via another issuer's": {"via": []string{"AAAAAAAAAAAA"}, "origins": []any{with(own, m{"iss": "https://idp.example.com"})}},
+	} {
+		refused(t, a, name, token(changes), policy.ReasonInvalidClaim)
+	}
+}
+
+// kept are parents that are all in force.
+type kept struct{}
+
+func (kept) Ended(string) policy.Reason { return policy.ReasonAllowed }
+
+// nullClaim is null in a claim, where nil takes the claim away.
+var nullClaim = json.RawMessage("null")
 
 // an agent signs by itself, with a key of its record, and each token once.
 func TestSelfSigned(t *testing.T) {

@@ -41,8 +41,9 @@ func (a *Authenticator) standing(proven *authn.Proof) (*authn.Proof, error) {
 	return s.proof, nil
 }
 
-// fallen refuses a token with one of the credentials that it came from. Of those that are
-// not kept, whose ids have another form, the denylist knows (check.Checker).
+// fallen refuses a token with one of the credentials that it came from and that are kept
+// here. What the denylist says of them, and of all others, the Checker finds out by the
+// proof's Origins.
 func (a *Authenticator) fallen(via []string) error {
 	for _, id := range via {
 		if !seal.IsID(id) {
@@ -110,7 +111,7 @@ func (a *Authenticator) stand(proven *authn.Proof) (*standing, error) {
 	}
 	s.proof = &authn.Proof{
 		Principal: &p, Constraints: proven.Constraints, NotAfter: proven.NotAfter, State: proven.State,
-		Subject: proven.Subject, Confirm: proven.Confirm, Audiences: proven.Audiences,
+		Subject: proven.Subject, Origins: proven.Origins, Confirm: proven.Confirm, Audiences: proven.Audiences,
 	}
 	return s, nil
 }

@@ -64,10 +64,16 @@ func (a *Authenticator) own(token *jose.Token) (*authn.Proof, error) {
 	if err := agentsAct(p.Actors, claims.Get("act")); err != nil {
 		return nil, err
 	}
-	if err := origins(p, claims); err != nil {
+	a.named(proof, key.ID)
+	if p.Issuer != seal.Issuer {
+		// The token and who acts by it are Postern's. The subject is in Origins, with the
+		// issuer that vouches for it.
+		proof.Subject.Issuer, proof.Subject.ID = seal.Issuer, ""
+	}
+	if err := comesFrom(proof, claims); err != nil {
 		return nil, err
 	}
-	return a.named(proof, key.ID), nil
+	return proof, nil
 }
 
 // elder proves a token of compat_hs256, all but its record.
@@ -310,15 +316,32 @@ func budgetOf(v jose.Value) (int64, error) {
 	return n, nil
 }
 
-// origins reads what a token of Postern's came from.
-func origins(p *policy.Principal, claims jose.Value) error {
+// comesFrom reads what a token of Postern's came from. One that came from others must say
+// how to find them on a denylist: it could not end with them.
+func comesFrom(proof *authn.Proof, claims jose.Value) (err error) {
+	p := proof.Principal
 	p.BudgetID, _ = claims.Get("root").Text()
-	for e := range claims.Get("via").Elements() {
+	via := claims.Get("via")
+	if via.Exists() && via.Kind() != jose.Array {
+		return invalid("via is no list of ids")
+	}
+	for e := range via.Elements() {
 		id, ok := e.Text()
 		if !ok {
 			return invalid("via is no list of ids")
 		}
 		p.Via = append(p.Via, id)
+	}
+	if proof.Origins, err = originsOf(claims.Get("origins")); err != nil {
+		return err
+	}
+	for _, id := range p.Via {
+		if !cameOf(proof.Origins, func(s *authn.Subject) bool { return s.Issuer == seal.Issuer && (s.TokenID == id || s.SessionID == id) }) {
+			return invalid("origins does not name what is in via")
+		}
+	}
+	if p.Issuer != seal.Issuer && !cameOf(proof.Origins, func(s *authn.Subject) bool { return s.Issuer == p.Issuer && s.ID == p.ID && s.Tenant == p.Tenant }) {
+		return invalid("origins does not name whom the token is of")
 	}
 	for e := range claims.Get("budgets").Elements() {
 		id, _ := e.Get("jti").Text()
@@ -330,6 +353,79 @@ func origins(p *policy.Principal, claims jose.Value) error {
 		p.Budgets = append(p.Budgets, policy.SharedBudget{ID: id, Limit: limit, ExpiresAt: ends})
 	}
 	return nil
+}
+
+// cameOf reports whether one of the origins is that which is looked for.
+func cameOf(origins []authn.Subject, is func(*authn.Subject) bool) bool {
+	for i := range origins {
+		if is(&origins[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// originsOf reads the credentials that a token came from, as signer.Agent writes them.
+func originsOf(claim jose.Value) ([]authn.Subject, error) {
+	switch n := claim.Len(); {
+	case !claim.Exists():
+		return nil, nil
+	case claim.Kind() != jose.Array || n == 0 || n > signer.MaxOrigins:
+		return nil, invalid("origins is no list of 1 to %d credentials", signer.MaxOrigins)
+	}
+	all := make([]authn.Subject, 0, claim.Len())
+	for e := range claim.Elements() {
+		s, err := originOf(e)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// originOf reads one of them: whose it is, and something by which to find it. A name that
+// nobody knows here could be the one by which it is revoked.
+func originOf(v jose.Value) (s authn.Subject, err error) {
+	for name, member := range v.Members() {
+		var to *string
+		switch name {
+		case "iss":
+			to = &s.Issuer
+		case "sub":
+			to = &s.ID
+		case "agent":
+			to = &s.Agent
+		case "tenant":
+			to = &s.Tenant
+		case "jti":
+			to = &s.TokenID
+		case "sid":
+			to = &s.SessionID
+		case "client_id":
+			to = &s.Client
+		case "kid":
+			to = &s.KeyID
+		case "fingerprint":
+			to = &s.Fingerprint
+		case "iat":
+			at, ok := member.NumericDate()
+			if !ok {
+				return s, invalid("origins: iat is no date")
+			}
+			s.IssuedAt = at
+			continue
+		default:
+			return s, invalid("origins: %.64q is no name of a credential", name)
+		}
+		if *to, _ = member.Text(); *to == "" {
+			return s, invalid("origins: %s is no name", name)
+		}
+	}
+	if s.Issuer == "" || s.ID+s.TokenID+s.SessionID+s.Fingerprint == "" {
+		return s, invalid("origins: a credential is not named, or not whose it is")
+	}
+	return s, nil
 }
 
 // agentsAct says of actors what they are. Of others than agents nobody could say whether
