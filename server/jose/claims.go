@@ -182,6 +182,17 @@ func CheckAccessToken(token *Token, strict bool) error {
 	return CheckAccessClaims(token.Claims())
 }
 
+// CheckPlain refuses a token that says in its header that it is something else than a JWT,
+// or that there is a token in it: who has a key signs other things with it, such as DPoP
+// proofs (RFC 8725 section 3.11). The error is a *ClaimError.
+func CheckPlain(token *Token) error {
+	typ := token.Header().Get("typ")
+	if text, _ := typ.Text(); typ.Exists() && !IsType(text, "JWT") || token.Header().Get("cty").Exists() {
+		return wrongType("typ is not JWT, or a token is in the token")
+	}
+	return nil
+}
+
 // CheckAccessClaims refuses claims that only other tokens than access tokens have. The
 // error is a *ClaimError.
 func CheckAccessClaims(claims Value) error {

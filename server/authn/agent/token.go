@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/postern-auth/postern/policy"
@@ -79,8 +78,8 @@ func (a *Authenticator) own(token *jose.Token) (*authn.Proof, error) {
 // elder proves a token of compat_hs256, all but its record.
 func (a *Authenticator) elder(token *jose.Token, text string) (*authn.Proof, error) {
 	// 1. Header and signature.
-	if err := plainType(token); err != nil {
-		return nil, err
+	if err := jose.CheckPlain(token); err != nil {
+		return nil, refuse(err)
 	}
 	if a.shared == nil {
 		return nil, authn.ErrNotMine
@@ -137,8 +136,8 @@ func (a *Authenticator) selfSigned(token *jose.Token) (*authn.Proof, error) {
 	}
 
 	// 2. Header and signature.
-	if err := plainType(token); err != nil {
-		return nil, err
+	if err := jose.CheckPlain(token); err != nil {
+		return nil, refuse(err)
 	}
 	keys, err := a.keysOf(record)
 	if err != nil {
@@ -465,17 +464,6 @@ func (a *Authenticator) audience(aud jose.Value, rules jose.ClaimRules) (*policy
 		}
 	}
 	return &policy.Constraints{Audiences: services}, nil
-}
-
-// plainType refuses a token that says in typ that it is something else (RFC 8725 section
-// 3.11): who has a key signs other things with it, such as DPoP proofs.
-func plainType(token *jose.Token) error {
-	typ := token.Header().Get("typ")
-	text, _ := typ.Text()
-	if typ.Exists() && !strings.EqualFold(text, "JWT") || token.Header().Get("cty").Exists() {
-		return authn.Refuse(policy.ReasonWrongTokenType, "typ is not JWT, or a token is in the token")
-	}
-	return nil
 }
 
 // keysOf returns the keys of an agent. They are read once for each state of its record.

@@ -124,10 +124,9 @@ func (d *domain) prove(ctx context.Context, t *owned, now time.Time) (*authn.Pro
 
 // prove proves a token that a client signed (RFC 7523 section 3).
 func (c *client) prove(ctx context.Context, t *owned, now time.Time) (*authn.Proof, error) {
-	// 1. Header. A client signs other things with its key, such as DPoP proofs; they
-	// say so in typ (RFC 8725 section 3.11).
-	if typ, ok := t.Header().Get("typ").Text(); ok && !strings.EqualFold(typ, "JWT") {
-		return nil, authn.Refuse(policy.ReasonWrongTokenType, "typ is not JWT")
+	// 1. Header.
+	if err := jose.CheckPlain(t.Token); err != nil {
+		return nil, refuse(err)
 	}
 
 	// 2. Signature.

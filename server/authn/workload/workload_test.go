@@ -345,6 +345,8 @@ func TestClientRefusals(t *testing.T) {
 		"typ":                       {map[string]any{"typ": "JWT"}, nil, policy.ReasonAllowed},
 		"typ in another case":       {map[string]any{"typ": "jwt"}, nil, policy.ReasonAllowed},
 		"no kid":                    {map[string]any{"kid": nil}, nil, policy.ReasonAllowed},
+		"typ as a media type":       {map[string]any{"typ": "application/JWT"}, nil, policy.ReasonAllowed},
+		"a token in it":             {map[string]any{"cty": "JWT"}, nil, policy.ReasonWrongTokenType},
 		"a DPoP proof":              {map[string]any{"typ": "dpop+jwt"}, nil, policy.ReasonWrongTokenType},
 		"a request object":          {map[string]any{"typ": "oauth-authz-req+jwt"}, nil, policy.ReasonWrongTokenType},
 		"another kid":               {map[string]any{"kid": "c-2"}, nil, policy.ReasonSignatureInvalid},
