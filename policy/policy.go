@@ -87,6 +87,10 @@ type Attributes struct {
 	Action *Action
 	// Context holds further facts for the policy, as JSON values.
 	Context map[string]any
+	// ChangesQuery says that the door can change the query of the request that goes
+	// upstream. Where it cannot, a verdict that wants that (Verdict.SetQuery, RemoveQuery)
+	// is no allow.
+	ChangesQuery bool
 }
 
 // Presented is a credential handed over apart from the headers, in the terms
@@ -334,7 +338,8 @@ type Verdict struct {
 	// RemoveHeaders taken from it, ClientHeaders added to the response.
 	UpstreamHeaders, ClientHeaders []Header
 	RemoveHeaders                  []string
-	// SetQuery and RemoveQuery change the query of the upstream request.
+	// SetQuery and RemoveQuery change the query of the upstream request, as far as the door
+	// can (Attributes.ChangesQuery).
 	SetQuery    []Header
 	RemoveQuery []string
 	// MissingScopes and MissingPermissions are all that a deny lacked.

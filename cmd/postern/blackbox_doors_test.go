@@ -348,3 +348,40 @@ decision := {"allow": true} if {
 		t.Error("alice's key is bob's:", allowed, reason)
 	}
 }
+
+// A policy that takes a parameter out of the query, or puts one in, is obeyed by Envoy
+// alone: every other door would let the request through as it is, and denies.
+func TestDoorsThatCannotChangeAQuery(t *testing.T) {
+	t.Parallel()
+	w := prepare(t, "forwardauth")
+	w.write(t, "policy/authz.rego", `package postern.authz
+
+decision := {"allow": true, "query_parameters_to_remove": ["admin"]} if not set
+
+decision := {"allow": true, "query_parameters_to_set": {"page": "1"}} if set
+
+set if input.request.path == "/set"
+`)
+	key := w.mint(t, order{id: "alice"})
+	b := start(t, w)
+	b.hide(key)
+	for _, path := range []string{"/remove?admin=1", "/set?admin=1"} {
+		q := get(path, "x-api-key", key)
+		if a := b.askEnvoy(t, q); a.status != 200 {
+			t.Errorf("%s: Envoy: %v", path, a)
+		}
+		for name, a := range map[string]answer{"CheckService": b.askPostern(t, q), "Connect": b.askConnect(t, q)} {
+			if a.status != 403 || a.reason != "bad_decision" {
+				t.Errorf("%s: %s: %v", path, name, a)
+			}
+		}
+		for _, dialect := range []string{"nginx", "traefik", "caddy", "haproxy"} {
+			if a := b.askGateway(t, dialect, q); a.status != 403 || a.reason != "policy_denied" {
+				t.Errorf("%s: %s: %v", path, dialect, a)
+			}
+		}
+	}
+	if allowed, reason := b.askAuthZEN(t, "alice", key, "read", "order", "7"); allowed || reason != "policy_denied" {
+		t.Error("AuthZEN:", allowed, reason)
+	}
+}

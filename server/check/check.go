@@ -280,7 +280,7 @@ func (c *Checker) Check(ctx context.Context, a *policy.Attributes) (d policy.Dec
 		c.find(x) &&
 		c.enter(x, audit.StepProve) && c.prove(ctx, x) &&
 		c.enter(x, audit.StepNone) && c.hold(x) &&
-		c.enter(x, audit.StepDecide) && c.decide(ctx, x) &&
+		c.enter(x, audit.StepDecide) && c.decide(ctx, x) && x.feasible() &&
 		c.enter(x, audit.StepSign) && c.introduce(x) &&
 		c.enter(x, audit.StepSpend) && c.spend(ctx, x) &&
 		c.enter(x, audit.StepAgree) && c.approve(ctx, x) &&

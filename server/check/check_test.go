@@ -448,6 +448,26 @@ func TestQueryCredential(t *testing.T) {
 	}
 }
 
+// A policy that allows with another query allows nothing where the door cannot change it,
+// and nothing is charged then.
+func TestQueryOfThePolicy(t *testing.T) {
+	t.Parallel()
+	for name, v := range map[string]*policy.Verdict{
+		"removed": {Allow: true, RemoveQuery: []string{"admin"}}, "set": {Allow: true, SetQuery: []policy.Header{{Name: "page", Value: "1"}}},
+	} {
+		w := newWorld(t)
+		w.decider.verdict = v
+		a := request("x-api-key", "key")
+		d := w.check(t, a)
+		want(t, d, policy.ReasonPolicyResult, policy.PhaseDecide)
+		if r, _ := w.ring.Find(d.ID); !strings.Contains(r.Decision.Detail, "another query") {
+			t.Errorf("%s: recorded as %q", name, r.Decision.Detail)
+		}
+		a.ChangesQuery = true
+		want(t, w.check(t, a), policy.ReasonAllowed, policy.PhaseRecord)
+	}
+}
+
 // G-16: the constraints of a credential hold whatever its kind and the policy.
 func TestConstraintsHoldForEveryKind(t *testing.T) {
 	t.Parallel()

@@ -199,6 +199,16 @@ func without(names []string, headers []policy.Header) []string {
 	})
 }
 
+// feasible denies where the door cannot do what the policy's allow is made of: a policy
+// that takes a parameter out of the query may let the request go on for no other reason.
+func (x *exchange) feasible() bool {
+	v := x.decision.Verdict
+	if x.attributes.ChangesQuery || len(v.SetQuery) == 0 && len(v.RemoveQuery) == 0 {
+		return true
+	}
+	return x.deny(policy.ReasonPolicyResult, "the policy allows with another query, and "+x.attributes.Door+" cannot change it")
+}
+
 // Minter signs identity tokens (server/signer).
 type Minter interface {
 	// Identity returns a token that says who the principal is to one audience, and when

@@ -140,7 +140,7 @@ func (d *Door) check(ctx context.Context, q *request) (p *response) {
 		}
 	}()
 	a := &q.attributes
-	a.Door, a.Caller, a.Connection = Name, door.Caller(ctx), door.Connection(ctx)
+	a.Door, a.Caller, a.Connection, a.ChangesQuery = Name, door.Caller(ctx), door.Connection(ctx), true
 	dec := d.checker.Check(ctx, a)
 	if q.err != nil && dec.Allowed {
 		door.Deny(&dec, policy.ReasonRequestInvalid)
