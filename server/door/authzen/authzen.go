@@ -229,12 +229,8 @@ func read(item, whole jose.Value) (*policy.Attributes, error) {
 		return nil, err
 	}
 	a.Action.Properties = properties
-	if owner := resource.Get("properties").Get("tenant"); owner.Exists() {
-		text, ok := owner.Text()
-		if !ok {
-			return nil, errors.New("resource.properties.tenant is no text")
-		}
-		a.Tenant = text
+	if a.Tenant, err = tenantOf("resource", resource.Get("properties")); err != nil {
+		return nil, err
 	}
 	if a.Context, err = object("context", part("context")); err != nil {
 		return nil, err
@@ -279,9 +275,25 @@ func readSubject(a *policy.Attributes, subject jose.Value) error {
 	if a.Presented != nil {
 		return nil
 	}
-	tenant, _ := facts.Get("tenant").Text()
+	tenant, err := tenantOf("subject", facts)
+	if err != nil {
+		return err
+	}
 	a.Asserted = &policy.Asserted{ID: who.ID, Kind: who.Kind, Tenant: tenant, Properties: properties}
 	return nil
+}
+
+// tenantOf reads a tenant; empty if none is named.
+func tenantOf(whose string, properties jose.Value) (string, error) {
+	v := properties.Get("tenant")
+	if !v.Exists() {
+		return "", nil
+	}
+	text, ok := v.Text()
+	if !ok {
+		return "", errors.New(whose + ".properties.tenant is no text")
+	}
+	return text, nil
 }
 
 func object(name string, v jose.Value) (map[string]any, error) {

@@ -169,6 +169,7 @@ func TestMalformed(t *testing.T) {
 		evaluation(`{"api_key":"hunter2","bearer_token":"hunter2"}`, "read"), evaluation(`{"api_key":["hunter2"]}`, "read"), evaluation(`"hunter2"`, "read"),
 		`{"subject":{"type":"user","id":7},"action":{"name":"read"},"resource":{"type":"a","id":"b"}}`,
 		`{"subject":{"type":"user","id":"ann"},"action":{"name":"read"},"resource":{"type":"a","id":"b","properties":{"tenant":["acme"]}}}`,
+		evaluation(`{"tenant":["acme"]}`, "read"), evaluation(`{"tenant":7}`, "read"), evaluation(`{"tenant":null}`, "read"),
 	} {
 		if w := post(h, authzen.EvaluationPath, body); w.Code != 400 || strings.Contains(w.Body.String(), "hunter2") {
 			t.Errorf("%s: %d %s", body, w.Code, w.Body)
