@@ -250,22 +250,26 @@ func splitRPC(q *policy.Request) {
 	}
 }
 
-// checkTexts bounds the tenant and the words of an action. A colon in the type
+// checkTexts bounds the tenant, the words of an action, and the name and tenant that a
+// caller gives its client, which go into logs, header fields and rates. A colon in the type
 // would let "type:id" be split in two places.
 func (r *Reader) checkTexts(a *policy.Attributes) error {
-	texts := [...]string{a.Tenant, "", "", ""}
+	texts := [6]string{a.Tenant}
+	if who := a.Asserted; who != nil {
+		texts[1], texts[2] = who.ID, who.Tenant
+	}
 	if action := a.Action; action != nil {
-		texts = [...]string{a.Tenant, action.Name, action.ResourceType, action.ResourceID}
+		texts[3], texts[4], texts[5] = action.Name, action.ResourceType, action.ResourceID
 		if strings.Contains(action.ResourceType, ":") {
 			return invalid("action: a colon in the resource type")
 		}
 	}
 	for _, s := range texts {
 		if len(s) > r.limits.MaxPathBytes {
-			return tooLarge("the tenant or action is too long")
+			return tooLarge("the tenant, action or subject is too long")
 		}
 		if detail := checkText(s); detail != "" {
-			return invalid("tenant or action: " + detail)
+			return invalid("tenant, action or subject: " + detail)
 		}
 	}
 	return nil

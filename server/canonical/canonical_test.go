@@ -567,6 +567,27 @@ func TestActions(t *testing.T) {
 	refuse(t, r, &policy.Attributes{Action: &policy.Action{ResourceID: strings.Repeat("x", 9000)}}, policy.ReasonRequestTooLarge, "action")
 }
 
+// Whom a caller names is held to the same as what it names: the name is a principal's id
+// in logs, header fields and rates.
+func TestAssertedSubjects(t *testing.T) {
+	t.Parallel()
+	r := newReader(t, canonical.Config{})
+	named := func(id, tenant string) *policy.Attributes {
+		return &policy.Attributes{
+			Action:   &policy.Action{Name: "read", ResourceType: "order", ResourceID: "7"},
+			Asserted: &policy.Asserted{ID: id, Kind: policy.KindUser, Tenant: tenant},
+		}
+	}
+	read(t, r, named("jörg@shop.test", "acme"))
+	for _, text := range []string{"a\x1b[2J", "a\x00", "a\r\nb", "\xff", "a\u202eb"} {
+		refuse(t, r, named(text, "acme"), policy.ReasonRequestInvalid, "subject")
+		refuse(t, r, named("ann", text), policy.ReasonRequestInvalid, "subject")
+	}
+	long := strings.Repeat("x", 9000)
+	refuse(t, r, named(long, "acme"), policy.ReasonRequestTooLarge, "subject")
+	refuse(t, r, named("ann", long), policy.ReasonRequestTooLarge, "subject")
+}
+
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	r := newReader(t, canonical.Config{Limits: canonical.LimitConfig{

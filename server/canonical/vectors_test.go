@@ -335,7 +335,7 @@ func TestNaughtyStrings(t *testing.T) {
 			{Method: s, Scheme: "https", Host: "api.test", Path: "/"},
 			{Method: "GET", Scheme: s, Host: "api.test", Path: "/"},
 			{Method: "GET", Scheme: "https", Host: "api.test", Path: "/?" + s},
-			{Action: &policy.Action{Name: s, ResourceType: s, ResourceID: s}, Tenant: s},
+			{Action: &policy.Action{Name: s, ResourceType: s, ResourceID: s}, Tenant: s, Asserted: &policy.Asserted{ID: s, Tenant: s}},
 		}
 		for _, name := range []string{s, "x-forwarded-for", "x-forwarded-proto", "authorization", "host", "connection", "x-http-method-override", ":path"} {
 			a := get("/")
