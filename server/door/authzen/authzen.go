@@ -152,7 +152,6 @@ func (d *Door) evaluation(r *http.Request, question jose.Value) (any, error) {
 
 // stops says for each semantic after which answer a batch ends.
 var stops = map[string]func(allowed bool) bool{
-	"":                       func(bool) bool { return false },
 	"execute_all":            func(bool) bool { return false },
 	"deny_on_first_deny":     func(allowed bool) bool { return !allowed },
 	"permit_on_first_permit": func(allowed bool) bool { return allowed },
@@ -166,13 +165,12 @@ func (d *Door) evaluations(r *http.Request, whole jose.Value) (any, error) {
 	if !items.Exists() || items.Kind() == jose.Array && items.Len() == 0 {
 		return d.evaluation(r, whole)
 	}
-	semantic, _ := whole.Get("options").Get("evaluations_semantic").Text()
-	stop, known := stops[semantic]
-	switch {
-	case items.Kind() != jose.Array || items.Len() > maxItems:
+	if items.Kind() != jose.Array || items.Len() > maxItems {
 		return nil, fmt.Errorf("evaluations: 1 to %d questions", maxItems)
-	case !known:
-		return nil, errors.New("options.evaluations_semantic is not known")
+	}
+	stop, err := readStop(whole.Get("options"))
+	if err != nil {
+		return nil, err
 	}
 	var questions []*policy.Attributes
 	for item := range items.Elements() {
@@ -195,6 +193,27 @@ func (d *Door) evaluations(r *http.Request, whole jose.Value) (any, error) {
 		}
 	}
 	return reply, nil
+}
+
+// readStop reads the semantic of a batch. One that cannot be read is not the usual one:
+// whoever wants a batch to end at the first deny does not want the rest decided.
+func readStop(options jose.Value) (stop func(allowed bool) bool, err error) {
+	if _, err := object("options", options); err != nil {
+		return nil, err
+	}
+	name := "execute_all"
+	if semantic := options.Get("evaluations_semantic"); semantic.Exists() {
+		text, ok := semantic.Text()
+		if !ok {
+			return nil, errors.New("options.evaluations_semantic is no text")
+		}
+		name = text
+	}
+	stop, known := stops[name]
+	if !known {
+		return nil, errors.New("options.evaluations_semantic is not known")
+	}
+	return stop, nil
 }
 
 // read reads a question, of which the whole batch may say a part.

@@ -152,8 +152,15 @@ func TestEvaluations(t *testing.T) {
 			t.Errorf("%s: %s", semantic, diff)
 		}
 	}
-	if w := post(h, authzen.EvaluationsPath, strings.Replace(whole, "SEMANTIC", "any", 1)); w.Code != 400 {
-		t.Error(w.Code)
+	for _, options := range []string{`{"evaluations_semantic":"any"}`, `{"evaluations_semantic":""}`, `{"evaluations_semantic":7}`, `{"evaluations_semantic":null}`, `{"evaluations_semantic":["execute_all"]}`, `"deny_on_first_deny"`, `[]`, `7`} {
+		if w := post(h, authzen.EvaluationsPath, strings.Replace(whole, `{"evaluations_semantic":"SEMANTIC"}`, options, 1)); w.Code != 400 || !strings.HasPrefix(w.Body.String(), "options") {
+			t.Errorf("%s: %d %s", options, w.Code, w.Body)
+		}
+	}
+	for _, options := range []string{`{}`, `null`} {
+		if w := post(h, authzen.EvaluationsPath, strings.Replace(whole, `{"evaluations_semantic":"SEMANTIC"}`, options, 1)); w.Code != 200 {
+			t.Errorf("%s: %d %s", options, w.Code, w.Body)
+		}
 	}
 	if allowed, _ := decision(t, post(h, authzen.EvaluationsPath, evaluation(`{"api_key":"k"}`, "read"))); !allowed {
 		t.Error("without items the whole is the question")
