@@ -270,7 +270,7 @@ func (s dialect) read(h http.Header, a *policy.Attributes) (told bool) {
 	a.Method = one(s.method)
 	if s.url != "" {
 		a.Scheme, a.Host, a.Path = cutURL(one(s.url))
-		told = told && a.Path != ""
+		told = told && a.Scheme != "" && a.Host != "" && a.Path != ""
 	} else {
 		a.Scheme, a.Host, a.Path = one(s.scheme), one(s.host), one(s.target)
 	}
