@@ -93,8 +93,7 @@ type policySource struct {
 // assemblePolicy keeps the engine if its configuration did not change; whether
 // the files did is for reload to find out.
 func assemblePolicy(ctx context.Context, cfg *Config, prev *parts, env surroundings) (*policySource, error) {
-	own := cfg.Policy.OnePolicy
-	own.CredentialHeaders = append(slices.Clone(own.CredentialHeaders), cfg.credentialHeaders()...)
+	own := ownPolicy(cfg)
 	if prev.policy != nil && reflect.DeepEqual(own, prev.policy.cfg) {
 		return prev.policy, nil
 	}
@@ -104,6 +103,13 @@ func assemblePolicy(ctx context.Context, cfg *Config, prev *parts, env surroundi
 		return s, nil // start without one: not ready, and everything is denied, until there is one
 	}
 	return s, err
+}
+
+// ownPolicy hides credentials from the policy wherever the configuration looks for them.
+func ownPolicy(cfg *Config) OnePolicy {
+	own := cfg.Policy.OnePolicy
+	own.CredentialHeaders = append(slices.Clone(own.CredentialHeaders), cfg.credentialHeaders()...)
+	return own
 }
 
 // load reads the directory, or opens the bundles.

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -85,19 +84,6 @@ func ownShadow(cfg *Config) OnePolicy {
 	own := cfg.Policy.Shadow.OnePolicy
 	own.CredentialHeaders = slices.Concat(own.CredentialHeaders, cfg.Policy.CredentialHeaders, cfg.credentialHeaders())
 	return own
-}
-
-// verifyShadow reads the policy in the shadow, and says what is wrong with it.
-func verifyShadow(ctx context.Context, cfg *Config, env surroundings) error {
-	if cfg.Policy.Shadow == nil {
-		return nil
-	}
-	s := &policySource{cfg: ownShadow(cfg), env: env}
-	if err := s.load(ctx, nil); err != nil {
-		return fmt.Errorf("policy.shadow: %w", err)
-	}
-	s.close()
-	return nil
 }
 
 // recorder adds the comparison to what is recorded of decisions.

@@ -3,17 +3,21 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/postern-auth/postern/policy/bundle"
 )
 
 // Verify reads a configuration and everything on disk that it names, and says all
-// that is wrong. Nothing is fetched.
-func Verify(ctx context.Context, path string) error {
+// that is wrong. Nothing is fetched: it returns the bundles of which nothing is on disk, as
+// "policy: shop".
+func Verify(ctx context.Context, path string) (absent []string, err error) {
 	cfg, err := LoadConfig(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var errs []error
 	if cfg.TLS != nil {
@@ -24,11 +28,14 @@ func Verify(ctx context.Context, path string) error {
 		errs = append(errs, errors.New("policy.path: there is no policy, and everything would be denied"))
 	}
 	quiet := surroundings{log: slog.New(slog.DiscardHandler), now: time.Now}
-	decides, err := assemblePolicy(ctx, cfg, &parts{cfg: &Config{}}, quiet)
-	if errs = append(errs, err); err == nil {
-		decides.close()
+	own := ownPolicy(cfg)
+	lacks, err := verifyPolicy(ctx, "policy", &own, quiet)
+	absent, errs = append(absent, lacks...), append(errs, err)
+	if cfg.Policy.Shadow != nil {
+		own := ownShadow(cfg)
+		lacks, err := verifyPolicy(ctx, "policy.shadow", &own, quiet)
+		absent, errs = append(absent, lacks...), append(errs, err)
 	}
-	errs = append(errs, verifyShadow(ctx, cfg, quiet))
 	signs, err := assembleSigner(cfg, &parts{cfg: &Config{}})
 	errs = append(errs, err)
 	_, err = assembleKeys(cfg, &parts{cfg: &Config{}}, signs, quiet)
@@ -38,7 +45,24 @@ func Verify(ctx context.Context, path string) error {
 		_, err := adminRoles(ctx, cfg)
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return absent, errors.Join(errs...)
+}
+
+// verifyPolicy reads a policy, from a directory or of the bundles that are on disk.
+func verifyPolicy(ctx context.Context, at string, own *OnePolicy, quiet surroundings) (absent []string, err error) {
+	s := &policySource{cfg: *own, env: quiet}
+	if len(own.Bundles) == 0 {
+		err = s.load(ctx, nil)
+	} else {
+		absent, err = bundle.Inspect(ctx, own.source(), bundle.Deps{Rego: own.Config, Options: s.options(), Now: quiet.now})
+	}
+	for i, name := range absent {
+		absent[i] = at + ": " + name
+	}
+	if err != nil && (len(own.Bundles) > 0 || at != "policy") { // else it names a file and a line
+		err = fmt.Errorf("%s: %w", at, err)
+	}
+	return absent, err
 }
 
 // verifyKinds reads what is on disk of the kinds that ask nobody.

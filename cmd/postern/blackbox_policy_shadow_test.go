@@ -146,7 +146,7 @@ func TestShadowReload(t *testing.T) {
 	t.Parallel()
 	w, key := shadowed(t)
 	w.write(t, "next/authz.rego", "package postern.authz\ndecision := nothing\n")
-	if err := server.Verify(t.Context(), w.path("postern.yaml")); err == nil || !strings.Contains(err.Error(), "policy.shadow:") || !strings.Contains(err.Error(), "authz.rego:2") {
+	if _, err := server.Verify(t.Context(), w.path("postern.yaml")); err == nil || !strings.Contains(err.Error(), "policy.shadow:") || !strings.Contains(err.Error(), "authz.rego:2") {
 		t.Errorf("config check says %v", err)
 	}
 	b := start(t, w)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -42,15 +43,20 @@ func configCheckCommand() *cobra.Command {
 		Short: "Check a configuration and everything that it names",
 		Long: `Reads the configuration and every file that it names as the server would, and
 prints everything that is wrong with them, with line and column. Nothing is
-fetched over the network. The exit status is 0 if all is well, and 2 otherwise.`,
+fetched over the network: of bundles that come from there, what is kept of them is
+read, and those of which nothing is kept are named. The exit status is 0 if all is well, and 2 otherwise.`,
 		Example: `  postern config check -c postern.yaml
   postern config check -c postern.yaml && systemctl reload postern`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := server.Verify(cmd.Context(), path); err != nil {
+			absent, err := server.Verify(cmd.Context(), path)
+			if err != nil {
 				return missing(path, err)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s is good\n", path)
+			if _, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is good\n", path); err != nil || len(absent) == 0 {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "not looked at, because they are not on this disk: bundles of %s\n", strings.Join(absent, ", "))
 			return err
 		},
 	}

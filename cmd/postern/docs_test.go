@@ -241,7 +241,7 @@ func verifyConfiguration(t *testing.T, dir, name string) {
 			t.Fatal(err)
 		}
 	}
-	if err := server.Verify(t.Context(), full); err != nil {
+	if _, err := server.Verify(t.Context(), full); err != nil {
 		t.Errorf("%s: %v", name, err)
 	}
 }

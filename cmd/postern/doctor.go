@@ -130,7 +130,7 @@ func credentialFrom(stdin io.Reader, fields []string) (all []doctor.Field, err e
 func checkedConfig(ctx context.Context, file string) (*server.Config, []error) {
 	cfg, err := loadConfig(file)
 	if err == nil {
-		err = server.Verify(ctx, file)
+		_, err = server.Verify(ctx, file)
 	}
 	if err == nil {
 		return cfg, nil

@@ -71,16 +71,10 @@ func New(ctx context.Context, config Config, deps Deps) (*Source, error) {
 	if deps.Engine == nil {
 		return nil, errors.New("a source of bundles needs an engine")
 	}
-	if deps.Now == nil {
-		deps.Now = time.Now
-	}
-	if deps.Logger == nil {
-		deps.Logger = slog.New(slog.DiscardHandler)
-	}
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	s := &Source{config: config.withDefaults(), deps: deps}
+	s := &Source{config: config.withDefaults(), deps: deps.withDefaults()}
 	for i := range s.config.Bundles {
 		f, err := s.newFeed(s.config.Bundles[i])
 		if err != nil {
@@ -135,22 +129,14 @@ func (s *Source) recall(ctx context.Context) {
 		if s.inherit(f) {
 			continue
 		}
-		raw, k, confirmed, err := f.shelf.take()
-		if err == nil && raw == nil {
-			continue
-		}
-		var c *content
-		if err == nil {
-			c, err = f.reading.read(raw, s.deps.Now())
-		}
+		c, err := s.recalled(f)
 		if err != nil {
-			s.refuse(f, failed(FailedPersist, fmt.Errorf("what was kept on disk: %w", err)))
+			s.refuse(f, err)
 			continue
 		}
-		if confirmed.After(s.deps.Now().Add(time.Minute)) {
-			confirmed = time.Time{} // no clock says that; then nobody has confirmed it
+		if c == nil {
+			continue
 		}
-		c.etag, c.confirmed, c.recalled, c.kept = k.ETag, confirmed, true, true
 		f.pending, f.floor = c, c
 		s.note(f, func(st *Status) { st.FromDisk = true })
 	}
@@ -164,6 +150,26 @@ func (s *Source) recall(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// recalled reads what was kept of a bundle; nil if nothing was.
+func (s *Source) recalled(f *feed) (*content, error) {
+	raw, k, confirmed, err := f.shelf.take()
+	if err == nil && raw == nil {
+		return nil, nil
+	}
+	var c *content
+	if err == nil {
+		c, err = f.reading.read(raw, s.deps.Now())
+	}
+	if err != nil {
+		return nil, failed(FailedPersist, fmt.Errorf("what was kept on disk: %w", err))
+	}
+	if confirmed.After(s.deps.Now().Add(time.Minute)) {
+		confirmed = time.Time{} // no clock says that; then nobody has confirmed it
+	}
+	c.etag, c.confirmed, c.recalled, c.kept = k.ETag, confirmed, true, true
+	return c, nil
 }
 
 // inherit takes a bundle over from the Source before.
@@ -410,7 +416,7 @@ func (s *Source) confirm(f *feed, now time.Time) error {
 func (s *Source) activate(ctx context.Context, set []*content) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = failed(FailedPolicy, fmt.Errorf("the policy makes the compiler panic: %T", p))
+			err = panicked(p)
 		}
 	}()
 	next, err := s.compile(ctx, set)
