@@ -102,6 +102,8 @@ func TestResults(t *testing.T) {
 		`decision := {"allow": false, "http_status": "403"}`:                       policy.ReasonPolicyResult,
 		`decision := {"allow": false, "http_status": 403.5}`:                       policy.ReasonPolicyResult,
 		`decision := {"allow": false, "http_status": 1e999}`:                       policy.ReasonPolicyResult,
+		`decision := {"allow": false, "http_status": 304}`:                         policy.ReasonPolicyResult,
+		`decision := {"allow": false, "http_status": 302}`:                         policy.ReasonPolicyDenied,
 		`decision := {"allow": false, "http_status": 404}`:                         policy.ReasonPolicyDenied,
 		`decision := {"allow": true, "missing_scopes": numbers.range(1, 300)}`:     policy.ReasonPolicyResult,
 	} {

@@ -115,8 +115,9 @@ func (o *output) fill(v *policy.Verdict, envoy bool) {
 	v.ClientHeaders = append(main, response...)
 	v.Body = body
 	v.Reason = o.reason(reason, v)
-	if v.Status = status; status != 0 && (status < 300 || http.StatusText(status) == "") {
-		o.bad = true // nginx takes any 2xx for an allow
+	// nginx takes any 2xx for an allow, and a browser shows its own copy on a 304.
+	if v.Status = status; status != 0 && (status < 300 || status == http.StatusNotModified || http.StatusText(status) == "") {
+		o.bad = true
 	}
 }
 

@@ -135,12 +135,18 @@ func (r *Refusals) bringsKey(a *policy.Attributes) bool {
 // into a success.
 func status(d *policy.Decision) int {
 	switch own := d.Reason.Status(); {
-	case d.Status >= 300 && d.Status <= 599:
+	case refuses(d.Status):
 		return d.Status
-	case own >= 300:
+	case refuses(own):
 		return own
 	}
 	return http.StatusForbidden
+}
+
+// refuses reports whether a status keeps a client from what it asked for. 304 has it
+// look at its own copy (RFC 9110 section 15.4.5).
+func refuses(status int) bool {
+	return status >= 300 && status <= 599 && status != http.StatusNotModified
 }
 
 // code returns the gRPC code of a deny. 401 is always UNAUTHENTICATED and 403

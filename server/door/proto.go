@@ -81,7 +81,7 @@ func message(d *policy.Decision) string {
 
 // httpStatus never lets a deny look like a success.
 func httpStatus(d *policy.Decision) int {
-	if d.Status == 0 || !d.Allowed && d.Status < 300 {
+	if d.Status == 0 || !d.Allowed && !refuses(d.Status) {
 		return d.Reason.Status()
 	}
 	return d.Status

@@ -222,6 +222,9 @@ func TestFaults(t *testing.T) {
 		"a success by policy": func(*policy.Attributes) policy.Decision {
 			return policy.Decision{Reason: policy.ReasonPolicyDenied, Status: 204}
 		},
+		"the client's own copy by policy": func(*policy.Attributes) policy.Decision {
+			return policy.Decision{Reason: policy.ReasonPolicyDenied, Status: 304}
+		},
 	} {
 		for _, dialect := range dialects {
 			res := ask(t, serve(t, c, forwardauth.Config{})+forwardauth.Prefix+dialect, said(dialect, "GET", "https://a.test/")...)
