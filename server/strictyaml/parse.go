@@ -135,8 +135,17 @@ var syntaxHints = []struct{ message, shown, suggestion string }{
 	{"did not find expected <document start>", "the line does not belong to what stands before it", "check the indentation"},
 	{"did not find expected ',' or ']'", `a list in brackets lacks "," or "]"`, ""},
 	{"did not find expected ',' or '}'", `a mapping in braces lacks "," or "}"`, ""},
+	{"did not find expected node content", "a value was expected here", "check the brackets, braces and commas before it"},
+	{"mapping keys are not allowed", `"? " cannot stand here`, "put the text in quotes"},
 	{"found character that cannot start any token", "a value cannot start with this character", "put the value in quotes"},
 	{"found unexpected end of stream", "the file ends inside a quoted text", "close the quotes"},
+	{"found unexpected document indicator", `"---" or "..." stands inside a quoted text`, "close the quotes"},
+	{"hexdecimal number", "an escape in double quotes is not complete", `write \\ for a backslash, or use single quotes`},
+	{"invalid Unicode character escape", "an escape in double quotes is no character", `write \\ for a backslash, or use single quotes`},
+	{"directive", "a line cannot start with %", "remove it, or put the text in quotes"},
+	{"alphabetic or numeric character", "a name is missing after * or &", "put the text in quotes"},
+	{"indentation indicator", "a text of several lines starts with | or > and nothing else", ""},
+	{"comment or line break", "a text of several lines starts with | or > and nothing else", ""},
 	{"found unknown escape character", "unknown escape in a text in double quotes", `write \\ for a backslash, or use single quotes`},
 	{"unknown anchor", "aliases are not allowed", "write the value out, and quote texts that start with *"},
 	{"anchor", "anchors and aliases are not allowed", "write the value out"},
@@ -178,7 +187,11 @@ func (d *decoder) syntaxLine(number, message string) int {
 			return err != nil && strings.HasSuffix(err.Error(), message)
 		})
 	}
-	return max(1, min(line, len(d.lines)))
+	line = max(1, min(line, len(d.lines)))
+	for line > 1 && strings.TrimSpace(d.lines[line-1]) == "" {
+		line-- // what is missing at the end is missing behind the last text
+	}
+	return line
 }
 
 // syntax adds an error about text that could not be parsed. What stands behind
