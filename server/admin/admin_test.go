@@ -131,6 +131,29 @@ record passed: `
 	}
 }
 
+// Why a request without a credential went on is said of who it came from.
+func TestWithoutCredential(t *testing.T) {
+	t.Parallel()
+	ring := audit.NewRing(8)
+	c := client(t, serve(t, nil, ring))
+	for want, p := range map[string]*policy.Principal{
+		"no credential; the route takes anonymous callers":      {Kind: policy.KindAnonymous, Method: policy.MethodAnonymous},
+		"no credential; the caller pep vouches for the subject": {ID: "ann", Kind: policy.KindUser, Method: policy.MethodAsserted, Issuer: "pep"},
+		"no credential; the caller vouches for the subject":     {ID: "ann", Kind: policy.KindUser, Method: policy.MethodAsserted},
+		"no credential but that of the connection":              {ID: "web", Kind: policy.KindService, Method: policy.MethodMTLS},
+		"no credential in the request":                          nil,
+	} {
+		ring.Record(&audit.Record{Decision: policy.Decision{ID: want, Reason: policy.ReasonPolicyDenied, Phase: policy.PhaseDecide, Principal: p}})
+		res, err := c.GetDecision(t.Context(), &adminv1.GetDecisionRequest{DecisionId: want})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := res.GetSteps()[policy.PhaseFind].GetMessage(); got != want {
+			t.Errorf("%+v: %q, not %q", p, got, want)
+		}
+	}
+}
+
 func TestListDecisions(t *testing.T) {
 	t.Parallel()
 	ring := audit.NewRing(16)

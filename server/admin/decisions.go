@@ -208,7 +208,7 @@ func passed(r *audit.Record, phase policy.Phase) string {
 		return strings.TrimSpace(r.Method + " " + r.Host + r.Path)
 	case policy.PhaseFind:
 		if r.Found == "" {
-			return "no credential; the route takes anonymous callers"
+			return withoutCredential(d.Principal)
 		}
 		return "credential in " + r.Found
 	case policy.PhaseProve:
@@ -226,6 +226,20 @@ func passed(r *audit.Record, phase policy.Phase) string {
 		return "policy " + d.Revision
 	}
 	return ""
+}
+
+// withoutCredential says why a request without a credential goes on; p is who it turned
+// out to come from, nil if that was not proven.
+func withoutCredential(p *policy.Principal) string {
+	switch {
+	case p == nil:
+		return "no credential in the request"
+	case p.Kind == policy.KindAnonymous:
+		return "no credential; the route takes anonymous callers"
+	case p.Method == policy.MethodAsserted:
+		return strings.TrimSpace("no credential; the caller "+p.Issuer) + " vouches for the subject"
+	}
+	return "no credential but that of the connection"
 }
 
 func failed(d *policy.Decision) string {
