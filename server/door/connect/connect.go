@@ -32,6 +32,7 @@ import (
 	"math"
 	"mime"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -242,9 +243,38 @@ func (f *form) enveloped() *form {
 // read reads one message.
 func (f *form) read(text []byte, into any) error {
 	if err := f.unmarshal(text, into.(proto.Message)); err != nil {
-		return status.Error(codes.InvalidArgument, "the message cannot be read as "+f.contentType) // the error may quote a credential
+		return status.Error(codes.InvalidArgument, "the message cannot be read as "+f.contentType+mistake(err))
 	}
 	return nil
+}
+
+// What protojson says of a mistake: where it is, which name is unknown or stands twice,
+// and which field holds something else than it should.
+var (
+	mistakeAt    = regexp.MustCompile(`^proto:.(?:syntax error )?\(line (\d+):(\d+)\)`)
+	mistakeName  = regexp.MustCompile(`^proto:.\(line \d+:\d+\): (unknown|duplicate) field "([A-Za-z][A-Za-z_]{0,39})"$`)
+	mistakeField = regexp.MustCompile(`^proto:.\(line \d+:\d+\): invalid value for (\w+) field (\w+): `)
+)
+
+// mistake is the part of an error that can be shown; empty for none. Values are left out,
+// and so are names that do not look like a field's: either may be a credential.
+func mistake(err error) string {
+	if errors.Is(err, errDepth) {
+		return ": " + errDepth.Error()
+	}
+	text := err.Error()
+	at := mistakeAt.FindStringSubmatch(text)
+	if at == nil {
+		return ""
+	}
+	place := ": line " + at[1] + ", column " + at[2]
+	if m := mistakeName.FindStringSubmatch(text); m != nil {
+		return place + ": " + map[string]string{"unknown": "there is no field ", "duplicate": "there are two fields "}[m[1]] + m[2]
+	}
+	if m := mistakeField.FindStringSubmatch(text); m != nil {
+		return place + ": " + m[2] + " is no " + m[1]
+	}
+	return place
 }
 
 // maxDepth is how deep JSON may be nested. protojson goes down by recursion, up to 10,000.

@@ -148,6 +148,36 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// A mistake in JSON is told by its place and by the name of a field, never by a value or
+// by what may be one.
+func TestMistakes(t *testing.T) {
+	t.Parallel()
+	h := serve(t, allow, nil)
+	for body, says := range map[string]string{
+		`{"crednetial":{}}`:                                  "line 1, column 2: there is no field crednetial",
+		`{"target":{},"target":{}}`:                          "line 1, column 14: there are two fields target",
+		"{\n \"correlationId\": 7}":                          "line 2, column 19: correlationId is no string",
+		`{"credential":{"apiKey":["hunter2"]}}`:              "line 1, column 25: apiKey is no string",
+		`{"pst_hunter2":{}}`:                                 "line 1, column 2",
+		`{"correlationId":["): unknown field \"hunters\""]}`: "line 1, column 18: correlationId is no string",
+		strings.Repeat(`{"a":`, 101):                         "nested too deeply",
+	} {
+		w := post(h, checkPath, body)
+		var e failureText
+		if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || w.Code != 400 || e.Message != "the message cannot be read as application/json: "+says {
+			t.Errorf("%s: %d %s %v", body, w.Code, w.Body, err)
+		}
+	}
+	if w := post(h, checkPath, `{"target":`); !strings.Contains(w.Body.String(), "as application/json") {
+		t.Error(w.Body)
+	}
+	if w := post(h, checkPath, "hunter2", "Content-Type", "application/proto"); strings.Contains(w.Body.String(), "hunter2") || !strings.Contains(w.Body.String(), `application/proto"`) {
+		t.Error(w.Body)
+	}
+}
+
+type failureText struct{ Message string }
+
 // The interceptor stands before every call, and what it refuses is refused; a panic in
 // it quotes nothing.
 func TestInterceptor(t *testing.T) {
