@@ -26,6 +26,9 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
 
 	"github.com/postern-auth/postern/policy"
 	"github.com/postern-auth/postern/server/door"
@@ -352,8 +355,15 @@ func render(d *policy.Decision) answer {
 	return answer{d.Allowed, why}
 }
 
-// metadata says where the API is (AuthZEN section 9).
+// metadata says where the API is (AuthZEN section 9): under the host by which it was asked
+// for, because Postern knows of no other. So it is for whoever asked alone, and a host
+// that is none is not repeated.
 func metadata(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	if !isHost(r.Host) {
+		say(w, http.StatusBadRequest, "the host is no name or address with a port")
+		return
+	}
 	base := "http://" + r.Host
 	if r.TLS != nil {
 		base = "https://" + r.Host
@@ -369,4 +379,21 @@ func metadata(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(append(body, '\n'))
+}
+
+// isHost reports whether a text is a DNS name or an IP address, with a port or without.
+func isHost(s string) bool {
+	u, err := url.Parse("//" + s)
+	if err != nil || u.Host != s || u.Hostname() == "" || strings.HasSuffix(s, ":") {
+		return false
+	}
+	if _, err := netip.ParseAddr(u.Hostname()); err == nil {
+		return true
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(u.Hostname(), "."), ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "" {
+			return false
+		}
+	}
+	return len(s) <= 255
 }

@@ -202,6 +202,37 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
+// The API is where it was asked for, if that is a place; nobody else is told so from a
+// cache.
+func TestMetadata(t *testing.T) {
+	t.Parallel()
+	h := serve(world)
+	for host, want := range map[string]string{
+		"pdp.test": "http://pdp.test", "pdp.test:9193": "http://pdp.test:9193", "127.0.0.1:9193": "http://127.0.0.1:9193", "[::1]:9193": "http://[::1]:9193", "pdp_1.test.": "http://pdp_1.test.",
+		"": "", "a b": "", "a/b": "", "ann@pdp.test": "", "pdp.test:x": "", "pdp.test:": "", "a..b": "", "a?b": "", "a#b": "", "[::1": "", "a&b": "", "é.test": "", "%41.test": "", "a\"b": "",
+	} {
+		r := httptest.NewRequest(http.MethodGet, authzen.MetadataPath, nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		var said map[string]string
+		switch {
+		case w.Header().Get("Cache-Control") != "no-store":
+			t.Errorf("%q: %v", host, w.Header())
+		case want == "" && w.Code != http.StatusBadRequest:
+			t.Errorf("%q: %d %s", host, w.Code, w.Body)
+		case want != "" && (json.Unmarshal(w.Body.Bytes(), &said) != nil || said["policy_decision_point"] != want || said["access_evaluation_endpoint"] != want+authzen.EvaluationPath):
+			t.Errorf("%q: %d %s", host, w.Code, w.Body)
+		}
+	}
+	r := httptest.NewRequest(http.MethodGet, "https://pdp.test"+authzen.MetadataPath, nil)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if !strings.Contains(w.Body.String(), `"https://pdp.test"`) {
+		t.Error(w.Body)
+	}
+}
+
 // FuzzAuthZEN: no text makes a yes but a question about ann's reading.
 func FuzzAuthZEN(f *testing.F) {
 	f.Add(evaluation(`{"api_key":"k"}`, "read"))
