@@ -65,7 +65,7 @@ server's business.`,
 			if err != nil {
 				return err
 			}
-			if err := render(cmd.OutOrStdout(), q.output, res, func() []row { return decisionRows(res) }); err != nil {
+			if err := render(cmd.OutOrStdout(), q.output, res, func() []row { return decisionRows(res, asked(req)) }); err != nil {
 				return err
 			}
 			return exitOf(res.GetDecision())
@@ -249,7 +249,16 @@ func (q *question) decideHere(ctx context.Context, req *posternv1.CheckRequest) 
 	return grpcdoor.New(checker, checker, slog.New(slog.DiscardHandler)).Check(ctx, req)
 }
 
-func decisionRows(res *posternv1.CheckResponse) []row {
+// asked is what was asked about, as it was typed: a method in small letters is another
+// method (RFC 9110 section 9.1). A query may hold a secret, and is left out.
+func asked(req *posternv1.CheckRequest) row {
+	t := req.GetTarget().GetHttp()
+	path, _, _ := strings.Cut(t.GetPath(), "?")
+	return row{"request", t.GetMethod() + " " + t.GetScheme() + "://" + t.GetHost() + path}
+}
+
+// decisionRows are a decision as a table. What is known besides stands behind who asked.
+func decisionRows(res *posternv1.CheckResponse, besides ...row) []row {
 	d, p := res.GetDecision(), res.GetPrincipal()
 	verdict := "deny"
 	if d.GetAllowed() {
@@ -281,7 +290,7 @@ func decisionRows(res *posternv1.CheckResponse) []row {
 	if delay := d.GetRetryDelay(); delay != nil {
 		rows = append(rows, row{"try again in", formatDuration(delay.AsDuration().Round(time.Millisecond))})
 	}
-	rows = append(rows, limitRows(d.GetBudgets())...)
+	rows = append(append(rows, besides...), limitRows(d.GetBudgets())...)
 	return append(rows, row{"reservation", d.GetReservation()}, row{"policy", d.GetPolicyRevision()}, row{"decision id", d.GetDecisionId()})
 }
 
