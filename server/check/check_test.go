@@ -595,6 +595,18 @@ func (s since) Freshness(now time.Time) check.Freshness {
 	return check.Fresh
 }
 
+// What a client sent and may not is removed once, however many reasons there are.
+func TestRemovedOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cfg.Reserved = []string{"x-original-url"}
+	d := w.check(t, request("x-api-key", "key", "x-original-url", "/admin", "x_auth_tenant", "other"))
+	names := slices.Sorted(slices.Values(d.Remove))
+	if !d.Allowed || !slices.Contains(names, "x-original-url") || !slices.Contains(names, "x_auth_tenant") || len(slices.Compact(slices.Clone(names))) != len(names) {
+		t.Errorf("%v: %q", d.Reason, d.Remove)
+	}
+}
+
 func TestIdentity(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -124,6 +124,7 @@ func (id *identity) apply(c *Checker, x *exchange) {
 		d.Remove = slices.Concat(d.Remove, without(names, d.Upstream))
 	}
 	if odd := c.cfg.Reader.Smuggled(x.attributes.Headers, nil); len(odd) > 0 {
+		odd = slices.DeleteFunc(odd, func(name string) bool { return slices.Contains(d.Remove, name) })
 		for i := range odd {
 			odd[i] = strings.Clone(odd[i]) // the decision outlives the request
 		}

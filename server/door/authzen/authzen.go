@@ -177,6 +177,9 @@ func (d *Door) evaluations(r *http.Request, whole jose.Value) (any, error) {
 	}
 	var questions []*policy.Attributes
 	for item := range items.Elements() {
+		if item.Kind() != jose.Object {
+			return nil, fmt.Errorf("evaluations[%d] is no object", len(questions))
+		}
 		q, err := read(item, whole)
 		if err != nil {
 			return nil, fmt.Errorf("evaluations[%d].%w", len(questions), err)

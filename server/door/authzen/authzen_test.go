@@ -157,6 +157,9 @@ func TestEvaluations(t *testing.T) {
 			t.Errorf("%s: %d %s", options, w.Code, w.Body)
 		}
 	}
+	if w := post(h, authzen.EvaluationsPath, strings.Replace(strings.Replace(whole, "SEMANTIC", "execute_all", 1), `{"action":{"name":"refund"}}`, `7`, 1)); w.Code != 400 || strings.TrimSpace(w.Body.String()) != "evaluations[1] is no object" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
 	for _, options := range []string{`{}`, `null`} {
 		if w := post(h, authzen.EvaluationsPath, strings.Replace(whole, `{"evaluations_semantic":"SEMANTIC"}`, options, 1)); w.Code != 200 {
 			t.Errorf("%s: %d %s", options, w.Code, w.Body)
