@@ -13,6 +13,7 @@ import (
 func readyCommand() *cobra.Command {
 	var c connection
 	var quiet bool
+	var output format
 	cmd := &cobra.Command{
 		Use:   "ready",
 		Short: "Ask a server whether it can decide",
@@ -22,6 +23,7 @@ ready, 1 if it says that it is not, and 2 if there is no answer. What it is that
 not ready, /readyz on the admin listener says.`,
 		Example: `  postern ready
   postern ready --server unix:///run/postern/check.sock
+  postern ready -o json
   postern ready -q --server 10.0.0.7:9191 --ca ca.pem`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -42,8 +44,14 @@ not ready, /readyz on the admin listener says.`,
 			if err != nil {
 				return c.ExplainRPC(err)
 			}
-			if !quiet {
+			switch {
+			case quiet:
+			case output == "table":
 				fmt.Fprintln(cmd.OutOrStdout(), strings.ToLower(strings.ReplaceAll(res.GetStatus().String(), "_", " ")))
+			default:
+				if err := render(cmd.OutOrStdout(), output, res, nil); err != nil {
+					return err
+				}
 			}
 			if res.GetStatus() != healthpb.HealthCheckResponse_SERVING {
 				return &exitError{exitDeny}
@@ -52,6 +60,8 @@ not ready, /readyz on the admin listener says.`,
 		},
 	}
 	c.flags(cmd, "server", defaultServer)
+	outputFlag(cmd, &output)
+	exclusive(cmd, "quiet", "output")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing: the exit status says it")
 	return cmd
 }

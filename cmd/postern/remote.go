@@ -147,7 +147,7 @@ var refusals = []codes.Code{
 
 // advice says what helps, by the reason in the error.
 var advice = map[string]string{
-	"UNAUTHENTICATED":      "show who is asking with --token-file, $" + keyVariable + " or --cert; `postern store bootstrap` makes the first key",
+	"UNAUTHENTICATED":      "show who is asking with --token-file, $" + keyVariable + " or --cert; `postern store bootstrap` makes the first key (the demo key of `postern init` is no operator's)",
 	"WILDCARD_NOT_ALLOWED": "list what is needed, or give --allow-wildcard",
 	"ETAG_MISMATCH":        "somebody has changed it meanwhile: look at it again",
 	"SECRET_NOT_REPEATED":  "the secret was shown when the call was first made; if it is lost, revoke the credential and issue another",
@@ -221,7 +221,7 @@ func details(s *status.Status) (info *errdetails.ErrorInfo, fields []*errdetails
 
 // sentence is an error in one line: what it is about, and the facts.
 func sentence(s *status.Status, info *errdetails.ErrorInfo) string {
-	text := s.Message()
+	text := strings.TrimSuffix(s.Message(), ".") // more follows
 	for _, name := range slices.Sorted(maps.Keys(info.GetMetadata())) {
 		if fact := info.GetMetadata()[name]; !strings.Contains(strings.ToLower(text), strings.ToLower(fact)) {
 			text += "; " + strings.ReplaceAll(name, "_", " ") + ": " + fact
