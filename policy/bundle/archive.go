@@ -4,10 +4,13 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -21,12 +24,13 @@ var errTooMuch = errors.New("the bundle is over a limit")
 // screen reads a packed bundle once and keeps nothing: what passes can be unpacked
 // by a reader that has no limits of its own. It refuses everything but plain files
 // and directories with plain names, each there once; whatever comes after the
-// archive; and data with two readings.
-func screen(raw []byte, limits Limits, v *verifier) error {
+// archive; and data with two readings. It returns what is said in the bundle and has no
+// effect, in words.
+func screen(raw []byte, limits Limits, v *verifier) (unused []string, err error) {
 	packed := bytes.NewReader(raw)
 	unzip, err := gzip.NewReader(packed)
 	if err != nil {
-		return fmt.Errorf("the bundle is no gzip archive: %w", err)
+		return nil, fmt.Errorf("the bundle is no gzip archive: %w", err)
 	}
 	unzip.Multistream(false)
 	body := &bounded{from: unzip, left: int64(limits.Bytes)}
@@ -38,20 +42,20 @@ func screen(raw []byte, limits Limits, v *verifier) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("the bundle is no whole tar archive: %w", err)
+			return nil, fmt.Errorf("the bundle is no whole tar archive: %w", err)
 		}
 		if err := s.entry(header, archive); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	// Only the end of the stream shows that it is whole: its checksum is there.
 	if _, err := io.Copy(io.Discard, body); err != nil {
-		return fmt.Errorf("the bundle is no whole gzip archive: %w", err)
+		return nil, fmt.Errorf("the bundle is no whole gzip archive: %w", err)
 	}
 	if packed.Len() > 0 {
-		return fmt.Errorf("%d bytes follow the bundle's archive", packed.Len())
+		return nil, fmt.Errorf("%d bytes follow the bundle's archive", packed.Len())
 	}
-	return nil
+	return s.unused, nil
 }
 
 // screening is what is known of the entries so far.
@@ -60,6 +64,33 @@ type screening struct {
 	verifier *verifier
 	seen     map[string]bool
 	left     int64 // bytes; a sparse file takes none of the archive
+	unused   []string
+}
+
+// maxUnused bounds how much of what has no effect is told of.
+const maxUnused = 10
+
+// ignores notes something that is there and has no effect.
+func (s *screening) ignores(what string) {
+	if len(s.unused) < maxUnused {
+		s.unused = append(s.unused, what)
+	}
+}
+
+// manifestKeys are what a manifest can say.
+var manifestKeys = []string{"revision", "roots", "wasm", "rego_version", "file_rego_versions", "metadata"}
+
+// manifest looks for keys that nobody reads: without roots, a bundle has all of them.
+func (s *screening) manifest(text []byte) {
+	var keys map[string]json.RawMessage
+	if json.Unmarshal(text, &keys) != nil {
+		return // the reader says it
+	}
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if !slices.Contains(manifestKeys, key) {
+			s.ignores(fmt.Sprintf("the manifest has no key %.40q; it is ignored", key))
+		}
+	}
 }
 
 func (s *screening) entry(header *tar.Header, content io.Reader) error {
@@ -95,6 +126,9 @@ func (s *screening) entry(header *tar.Header, content io.Reader) error {
 	if path.Base(name) == "patch.json" {
 		return errors.New("this is a delta bundle, which cannot be signed; Postern takes whole bundles only")
 	}
+	if base := path.Base(name); base == "policy.wasm" || base == "plan.json" {
+		s.ignores(fmt.Sprintf("%.200s is ignored: Postern evaluates Rego only", name))
+	}
 	if err := s.verifier.mayExclude(name); err != nil {
 		return err
 	}
@@ -113,6 +147,9 @@ func (s *screening) data(name string, content io.Reader) error {
 	text, err := io.ReadAll(content)
 	if err != nil {
 		return fmt.Errorf("the bundle is no whole tar archive: %w", err)
+	}
+	if name == manifestFile {
+		s.manifest(text)
 	}
 	return rego.CheckData(strict, text, s.limits.Depth)
 }

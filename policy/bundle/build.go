@@ -199,7 +199,7 @@ func pack(files map[string][]byte) ([]byte, error) {
 
 // unpacked returns the files of a bundle by name. It was, or is here, screened first.
 func unpacked(raw []byte, limits Limits) (map[string][]byte, error) {
-	if err := screen(raw, limits, &verifier{}); err != nil {
+	if _, err := screen(raw, limits, &verifier{}); err != nil {
 		return nil, err
 	}
 	zip, err := gzip.NewReader(bytes.NewReader(raw))

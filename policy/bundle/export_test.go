@@ -11,7 +11,10 @@ func CompareRevisions(offered, running string) string {
 }
 
 // Screen looks at a packed bundle whose signature is not verified.
-func Screen(raw []byte, limits Limits) error { return screen(raw, limits.withDefaults(), &verifier{}) }
+func Screen(raw []byte, limits Limits) error {
+	_, err := screen(raw, limits.withDefaults(), &verifier{})
+	return err
+}
 
 // SetTimeout bounds downloads more tightly than a configuration may.
 func SetTimeout(s *Source, d time.Duration) {

@@ -79,3 +79,22 @@ func TestInspectRemote(t *testing.T) {
 		t.Errorf("what is damaged: %v", err)
 	}
 }
+
+// What a bundle says without effect is told when it comes into force.
+func TestUnused(t *testing.T) {
+	t.Parallel()
+	config, write := fromFile(t, bundle.Verify{Keys: []bundle.Key{rsaSigner().key()}})
+	w := open(t, config, nil)
+	write(allowing("1").signedBy(t, rsaSigner()))
+	must(t, w.Poll(context.Background()))
+	if strings.Contains(w.log.String(), "WARN") {
+		t.Error(w.log)
+	}
+	write(allowing("2").with(".manifest", `{"revision":"2","rotts":["x"]}`).with("policy.wasm", "x").with("plan.json", "{}").signedBy(t, rsaSigner()))
+	must(t, w.Poll(context.Background()))
+	for _, says := range []string{"the manifest has no key", "rotts", "policy.wasm is ignored", "plan.json is ignored"} {
+		if !strings.Contains(w.log.String(), says) {
+			t.Errorf("%s: %s", says, w.log)
+		}
+	}
+}

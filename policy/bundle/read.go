@@ -22,6 +22,7 @@ type content struct {
 	read     time.Time // when
 	roots    []string
 	verified bool
+	unused   []string // what it says without effect, in words
 
 	etag      string    // by which the server knows it
 	confirmed time.Time // when the server last said that it is the newest; zero if it never did
@@ -55,14 +56,15 @@ func (r *reading) read(raw []byte, now time.Time) (c *content, err error) {
 	if int64(len(raw)) > int64(r.limits.Download) {
 		return nil, failed(FailedRead, fmt.Errorf("%w: more than %s", errTooMuch, r.limits.Download))
 	}
-	if err := screen(raw, r.limits, r.verifier); err != nil {
+	unused, err := screen(raw, r.limits, r.verifier)
+	if err != nil {
 		return nil, failed(FailedRead, err)
 	}
 	read, err := r.opaReader(raw).Read()
 	if err != nil {
 		return nil, failed(r.stageOf(err), err)
 	}
-	c = &content{raw: raw, digest: sha256.Sum256(raw), read: now, revision: read.Manifest.Revision, verified: r.verifier.on()}
+	c = &content{raw: raw, digest: sha256.Sum256(raw), read: now, revision: read.Manifest.Revision, verified: r.verifier.on(), unused: unused}
 	if c.verified {
 		s, err := r.verifier.check(read.Signatures.Signatures[0], now)
 		if err != nil {

@@ -439,6 +439,9 @@ func (s *Source) activate(ctx context.Context, set []*content) (err error) {
 		f.active, f.pending = f.pending, nil
 		s.note(f, func(st *Status) { st.activated(f.active, now) })
 		s.deps.Logger.Info("bundle in force", "bundle", f.bundle.Name, "revision", f.active.revision, "policy", next.Revision, "bytes", len(f.active.raw))
+		for _, what := range f.active.unused {
+			s.deps.Logger.Warn("bundle", "bundle", f.bundle.Name, "warning", what)
+		}
 		all = append(all, s.keep(f))
 	}
 	return errors.Join(all...)
