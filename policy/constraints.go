@@ -85,11 +85,18 @@ func (c *Constraints) Check(use Use) Reason {
 	return ReasonAllowed
 }
 
-// Faults reports limits that would not limit as they look: lists that are written
-// and hold nothing, methods, hosts, resources, peers and times that fit no request. Each
-// path is relative to the constraints, as in "windows[0]". Whoever reads constraints
-// from outside calls it before using them.
+// Faults reports limits that would not limit as they look, and those that fit no request.
+// Each path is relative to the constraints, as in "windows[0]". Whoever takes constraints
+// from people calls it.
 func (c *Constraints) Faults(report func(path, message, suggestion string)) {
+	c.Damage(report)
+	c.vain(report)
+}
+
+// Damage reports limits that would not limit as they look: lists that are written and hold
+// nothing, and what cannot be compared with anything. Whoever reads constraints that were
+// taken before, maybe by an older version with fewer rules, calls it before using them.
+func (c *Constraints) Damage(report func(path, message, suggestion string)) {
 	if c == nil {
 		return
 	}
@@ -110,29 +117,23 @@ func (c *Constraints) Faults(report func(path, message, suggestion string)) {
 			report(list.name, "is empty, which limits nothing", "leave it out, or list what is permitted")
 		}
 	}
-	for i, m := range c.Methods {
-		if suggestion := methodFault(m); suggestion != "" {
-			report(fmt.Sprintf("methods[%d]", i), fmt.Sprintf("%q fits no request", m), suggestion)
-		}
-	}
-	for i, h := range c.Hosts {
-		if suggestion := hostFault(h); suggestion != "" {
-			report(fmt.Sprintf("hosts[%d]", i), "fits no request", suggestion)
-		}
-	}
-	for i, a := range c.Audiences {
-		if a == "" {
-			report(fmt.Sprintf("audiences[%d]", i), "is empty, and fits no service", "write the name that `audience` gives the service")
+	for _, list := range []struct {
+		name, suggestion string
+		items            []string
+	}{
+		{"methods", "write a method such as GET", c.Methods},
+		{"audiences", "write the name that `audience` gives the service", c.Audiences},
+		{"peers", "write the name of a workload", c.Peers},
+	} {
+		for i, item := range list.items {
+			if item == "" {
+				report(fmt.Sprintf("%s[%d]", list.name, i), "is empty, and fits what has no name", list.suggestion)
+			}
 		}
 	}
 	for i, r := range c.Resources {
 		if kind, id, ok := strings.Cut(r, ":"); !ok || kind == "" || id == "" {
 			report(fmt.Sprintf("resources[%d]", i), fmt.Sprintf("%q fits no resource", r), `write "type:id" or "type:*"`)
-		}
-	}
-	for i, p := range c.Peers {
-		if suggestion := peerFault(p); suggestion != "" {
-			report(fmt.Sprintf("peers[%d]", i), fmt.Sprintf("%q fits no workload", p), suggestion)
 		}
 	}
 	for i, w := range c.Windows {

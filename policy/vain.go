@@ -10,6 +10,28 @@ import (
 // a limit which fits none of them is told to whoever writes it. That such a limit lets
 // nobody in makes it safe, and hard to find.
 
+// vain reports limits that fit no request.
+func (c *Constraints) vain(report func(path, message, suggestion string)) {
+	if c == nil {
+		return
+	}
+	for i, m := range c.Methods {
+		if suggestion := methodFault(m); m != "" && suggestion != "" {
+			report(fmt.Sprintf("methods[%d]", i), fmt.Sprintf("%q fits no request", m), suggestion)
+		}
+	}
+	for i, h := range c.Hosts {
+		if suggestion := hostFault(h); suggestion != "" {
+			report(fmt.Sprintf("hosts[%d]", i), "fits no request", suggestion)
+		}
+	}
+	for i, p := range c.Peers {
+		if suggestion := peerFault(p); p != "" && suggestion != "" {
+			report(fmt.Sprintf("peers[%d]", i), fmt.Sprintf("%q fits no workload", p), suggestion)
+		}
+	}
+}
+
 const (
 	lowerDigits = "abcdefghijklmnopqrstuvwxyz0123456789"
 	labelChars  = lowerDigits + "-_"

@@ -241,7 +241,7 @@ func TestLoadConfigRefusesWhatIsNoFile(t *testing.T) {
 	if err := os.WriteFile(large, bytes.Repeat([]byte("# a\n"), 1<<19), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := server.LoadConfig(large); err == nil || !strings.Contains(err.Error(), "larger than") {
+	if _, err := server.LoadConfig(large); err == nil || !strings.Contains(err.Error(), "too large") {
 		t.Errorf("large file: %v", err)
 	}
 }

@@ -64,11 +64,10 @@ func (e entrance) before(next grpc.MethodHandler, inProtocol bool) grpc.MethodHa
 				reply, err = refuse(service, ctx, receive, policy.ReasonInternal, errInternal)
 			}
 		}()
-		from := share(0)
 		if l := lineOf(ctx); l != nil {
 			l.begin()
-			from = l.from
 		}
+		from := shareOfCall(ctx)
 		who, listed := e.callers.find(ctx)
 		if !listed {
 			e.callers.refused.Add(1)
@@ -158,10 +157,7 @@ func (e entrance) stream(open *underWay) grpc.StreamServerInterceptor {
 				return errNotCaller
 			}
 		}
-		from := share(0)
-		if l := lineOf(stream.Context()); l != nil {
-			from = l.from
-		}
+		from := shareOfCall(stream.Context())
 		if !open.enter(from) {
 			return errOverloaded
 		}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"hash/maphash"
 	"net"
 	"net/http"
@@ -87,6 +88,14 @@ var shareSeed = maphash.MakeSeed()
 func shareOf(addr net.Addr) share {
 	if tcp, ok := addr.(*net.TCPAddr); ok {
 		return shareOfIP(tcp.AddrPort().Addr())
+	}
+	return 0
+}
+
+// shareOfCall is that of the connection that a call came over.
+func shareOfCall(ctx context.Context) share {
+	if l := lineOf(ctx); l != nil {
+		return l.from
 	}
 	return 0
 }

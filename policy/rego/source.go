@@ -154,7 +154,7 @@ func (l *loader) read(name string) ([]byte, error) {
 	case errors.Is(err, regular.ErrNotRegular):
 		return nil, regular.ErrNotRegular
 	case err != nil:
-		return nil, fmt.Errorf("cannot be opened, or leads out of the policy directory: %w", err)
+		return nil, fmt.Errorf("cannot be read, or leads out of the policy directory: %w", err)
 	}
 	l.bytes += int64(len(text))
 	return text, nil

@@ -331,7 +331,7 @@ func credentialShape(value string) bool {
 	if len(value) > 7 && strings.EqualFold(value[:7], "bearer ") {
 		value = value[7:]
 	}
-	return len(value) > minKey && (strings.HasPrefix(value, seal.DefaultPrefix+"_") || seal.Begins(value, "")) ||
+	return len(value) > minKey && (strings.HasPrefix(value, seal.DefaultPrefix+"_") || seal.Begins(value, "") && seal.HoldsKey(value)) ||
 		strings.HasPrefix(value, "hv") && LooksVault(value) && len(value) > minLegacyVault ||
 		strings.HasPrefix(value, "eyJ") && strings.Count(value, ".") == 2
 }

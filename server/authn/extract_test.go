@@ -30,6 +30,9 @@ func rules(t testing.TB) []authn.Rule {
 	}
 }
 
+// whole is what stands behind the prefix and the kind of a key.
+const whole = "_live_0123456789ab_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA000000"
+
 const key = "pst_key_live_0123456789abAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA000000"
 
 // T-02 and G-14: what is found where, and what is refused there.
@@ -83,9 +86,11 @@ func TestFind(t *testing.T) {
 		{"query name that is a JWS", nil, "a=1&" + jws, nil, "credential_in_query"},
 		{"query after a semicolon", nil, "x=1;key=" + key, nil, "credential_in_query"},
 		{"query name after a semicolon", nil, "x=1;access_token=x", nil, "credential_in_query"},
-		{"query shape with another prefix", nil, "next=acme" + key[3:], nil, "credential_in_query"},
-		{"query shape of another kind, cut off", nil, "next=acme_ses" + key[7:len(key)-3], nil, "credential_in_query"},
-		{"query shape after a scheme", nil, "next=Bearer+acme" + key[3:], nil, "credential_in_query"},
+		{"query shape with another prefix", nil, "next=acme_key" + whole, nil, "credential_in_query"},
+		{"query shape of another kind, cut off", nil, "next=acme_ses" + whole[:len(whole)-3], nil, "credential_in_query"},
+		{"query of a cursor", nil, "cursor=next_key_" + strings.Repeat("A", 60), nil, ""},
+		{"query of a long name", nil, "constraint=foreign_key_orders_customer_id_references_customers_id_cascade", nil, ""},
+		{"query shape after a scheme", nil, "next=Bearer+acme_key" + whole, nil, "credential_in_query"},
 		{"query with a good header", policy.Headers{{Name: "x-api-key", Value: "k"}}, "access_token=x", nil, "credential_in_query"},
 		{"harmless query", nil, "token=next-page&x=/../../", nil, ""},
 		{"harmless names", nil, "x=1;y=2&filter[a]=1&[]=2&x&acme_key_board=1&next=acme_key_board;;&=&" + strings.Repeat("a_key_", 3), nil, ""},

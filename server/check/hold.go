@@ -113,7 +113,8 @@ func (c *Checker) meant(audiences []string, service string) bool {
 }
 
 // originsOf is what a denylist may name of whatever comes from a proof. Those who act by
-// one of Postern's are there with their own credentials; of an issuer's, nothing comes.
+// one of Postern's are there with their own credentials. Those who act by an issuer's need
+// not be: no token comes of it, as nobody says that they are agents (registry's chain).
 func originsOf(p *authn.Proof) []authn.Subject {
 	return append([]authn.Subject{p.Subject}, p.Origins...)
 }

@@ -234,7 +234,7 @@ func lifeOf(from, until time.Time, revoked, disabled, rotated *store.Ending) lif
 
 // faultsOf refuses limits that would not limit as they look.
 func faultsOf(c *policy.Constraints) (err error) {
-	c.Faults(func(path, message, _ string) {
+	c.Damage(func(path, message, _ string) {
 		if err == nil {
 			err = fmt.Errorf("constraints.%s %s", path, message)
 		}

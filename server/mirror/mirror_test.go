@@ -492,6 +492,10 @@ func TestDamage(t *testing.T) {
 		s.put(bad)
 		s.prove(badSecret)
 	}
+	// A limit that fits nothing, beside one that does, was taken once and counts on.
+	raw(bad.Columns(), `{"id":"`+bad.ID+`","type":"api_key","principal":"svc","tenant":"acme","digest":"`+bad.Digest+`","constraints":{"hosts":["api.example.com","api.example.com."],"peers":["spiffe://acme/a","spiffe://acme/**"],"methods":["GET","GE T"]}}`)
+	s.prove(badSecret)
+	s.put(bad)
 	raw(user("alice").Columns(), `{"tenant":"acme","id":"alice","kind":"god"}`)
 	s.refused(aliceSecret, policy.ReasonUnavailable)
 	raw((&store.Tenant{ID: "acme"}).Columns(), `null`)

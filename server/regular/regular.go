@@ -19,7 +19,7 @@ var (
 	// ErrNotRegular says that a name is not that of a regular file.
 	ErrNotRegular = errors.New("is not a regular file")
 	// ErrTooLarge says that a file is larger than its limit.
-	ErrTooLarge = errors.New("is larger than")
+	ErrTooLarge = errors.New("is too large")
 )
 
 // ReadFile reads a file of at most limit bytes. Symbolic links are followed. The error is
@@ -54,7 +54,7 @@ func readAll(f fs.File, name string, limit int64) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case int64(text.Len()) > limit:
-		return nil, fault(fmt.Errorf("%w %d bytes", ErrTooLarge, limit))
+		return nil, fault(fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit))
 	}
 	return text.Bytes(), nil
 }

@@ -24,12 +24,14 @@ var signedPattern = regexp.MustCompile(fmt.Sprintf(`ey[Jj][0-9A-Za-z_-]+\.ey[Jj]
 // and hvr. What they were before, one letter and a dot, is too much like other texts.
 var vaultPattern = regexp.MustCompile(fmt.Sprintf(`hv[sbr]\.[0-9A-Za-z_-]{%d,}`, minTold))
 
-// patterns are all of them, each with what every match begins with, which is quicker to
-// look for.
+// patterns are all of them, each with what is in every match, which is quicker to look for.
 var patterns = [...]struct {
-	start string
+	part string
 	*regexp.Regexp
-}{{"ey", signedPattern}, {"hv", vaultPattern}, {"", secretPattern}}
+}{{"ey", signedPattern}, {"hv", vaultPattern}, {"_", secretPattern}}
+
+// HoldsKey reports whether a secret of our own form stands in a text, whatever its prefix.
+func HoldsKey(text string) bool { return secretPattern.MatchString(text) }
 
 // HoldsSigned reports whether a signed token stands in a text.
 func HoldsSigned(text string) bool {
@@ -43,13 +45,13 @@ func Scrub(text string) string {
 	if len(text) < IDLen+1+minTold {
 		return text
 	}
-	for _, p := range patterns {
-		if strings.Contains(text, p.start) {
-			text = p.ReplaceAllLiteralString(text, redacted)
-		}
-	}
 	if strings.Contains(text, "%") {
 		text = scrubEscaped(text)
+	}
+	for _, p := range patterns {
+		if strings.Contains(text, p.part) {
+			text = p.ReplaceAllLiteralString(text, redacted)
+		}
 	}
 	return text
 }
@@ -61,26 +63,31 @@ const redacted = "[secret]"
 const maxEscapes = 4
 
 // scrubEscaped is Scrub for what is percent-encoded. What is no secret stays as it was
-// written.
+// written. It looks once, when all is decoded: no secret holds a percent sign, so what
+// could be seen before can be seen then, but for what stands right behind one by chance,
+// and Scrub finds that in the text as it is.
 func scrubEscaped(text string) string {
 	plain, at := text, make([]int, len(text)+1) // where each byte of plain begins in text
 	for i := range at {
 		at[i] = i
 	}
-	var hidden []bool // bytes of text
 	for range maxEscapes {
 		before := len(plain)
 		if plain, at = unescape(plain, at); len(plain) == before {
 			break
 		}
-		for _, p := range patterns {
-			for _, found := range p.FindAllStringIndex(plain, -1) {
-				if hidden == nil {
-					hidden = make([]bool, len(text))
-				}
-				for i := at[found[0]]; i < at[found[1]]; i++ {
-					hidden[i] = true
-				}
+	}
+	var hidden []bool // bytes of text
+	for _, p := range patterns {
+		if !strings.Contains(plain, p.part) {
+			continue
+		}
+		for _, found := range p.FindAllStringIndex(plain, -1) {
+			if hidden == nil {
+				hidden = make([]bool, len(text))
+			}
+			for i := at[found[0]]; i < at[found[1]]; i++ {
+				hidden[i] = true
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package seal_test
 import (
 	"crypto/rand"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -64,7 +65,12 @@ func TestScrubEscaped(t *testing.T) {
 		for _, secret := range []string{key, signed, vault} {
 			text := "/a%2Fb?q=" + encode(secret) + "&r=%C3%BC%"
 			got := seal.Scrub(text)
-			if !strings.Contains(got, "[secret]") || !strings.HasPrefix(got, "/a%2Fb?q=") || !strings.HasSuffix(got, "&r=%C3%BC%") || len(got) > 9+100+11 {
+			left, prefixed := strings.CutPrefix(got, "/a%2Fb?q=")
+			left, found := strings.CutSuffix(left, "[secret]&r=%C3%BC%")
+			for strings.Contains(left, "%") {
+				left, _ = url.PathUnescape(left)
+			}
+			if !prefixed || !found || left != "" && !(secret == key && strings.EqualFold(left, "pst_key_live_")) {
 				t.Errorf("%s: %s became %s", name, text, got)
 			}
 		}

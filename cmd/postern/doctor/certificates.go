@@ -4,8 +4,9 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"os"
 	"time"
+
+	"github.com/postern-auth/postern/server/regular"
 )
 
 // soon is when a certificate that ends is a warning.
@@ -70,9 +71,12 @@ func (x *examination) lookAtEnd(what string, c *x509.Certificate) {
 	}
 }
 
+// maxPEM is the size of the largest file of certificates in bytes.
+const maxPEM = 1 << 20
+
 // readCertificates reads the certificates of a PEM file.
 func readCertificates(name string) (all []*x509.Certificate, err error) {
-	text, err := os.ReadFile(name)
+	text, err := regular.ReadFile(name, maxPEM)
 	if err != nil {
 		return nil, err
 	}

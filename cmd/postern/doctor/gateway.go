@@ -151,7 +151,7 @@ func (x *examination) lookAtTricks(ctx context.Context, at *url.URL, where strin
 		if err != nil || refused(status) || isFault(status) || status >= 300 && status < 500 {
 			continue // a redirect or a 404 tells nobody anything
 		}
-		if told := x.told(ctx, at, p); told.allowed {
+		if told := x.told(ctx, at, p); told.allowed || told.byDoor {
 			continue
 		}
 		let++
@@ -204,6 +204,9 @@ func isFault(status int) bool { return status >= 500 }
 type verdict struct {
 	known, allowed bool
 	reason         string
+	// byDoor says that Envoy would be told something else: what the policy wants done
+	// to the query, only its door can do.
+	byDoor bool
 }
 
 // told asks Postern about a request, if it can be asked.
@@ -229,7 +232,12 @@ func (x *examination) told(ctx context.Context, at *url.URL, p probe) verdict {
 	if err != nil {
 		return verdict{}
 	}
-	return verdict{true, res.GetDecision().GetAllowed(), policy.Reason(res.GetDecision().GetReason()).String()}
+	d := res.GetDecision()
+	reason := policy.Reason(d.GetReason())
+	if reason == policy.ReasonPolicyResult {
+		return verdict{byDoor: true}
+	}
+	return verdict{known: true, allowed: d.GetAllowed(), reason: reason.String()}
 }
 
 // maxAnswerRead is how much of a service's answer is looked at.
