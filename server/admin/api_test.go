@@ -686,7 +686,7 @@ func TestWrongFields(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"type", "constraints.networks[1]", "constraints.networks[2]", "constraints.hosts[0]", "constraints.paths[0]", "constraints.methods[0]", "constraints.hosts[1]", "constraints.hosts[2]", "constraints.peers[0]", "constraints.peers[1]", "constraints.windows[0]", "not_before", "renew_period", "ttl"}
+	want := []string{"type", "constraints.networks[1]", "constraints.networks[2]", "constraints.hosts[0]", "constraints.paths[0]", "constraints.windows[0]", "constraints.methods[0]", "constraints.hosts[1]", "constraints.hosts[2]", "constraints.peers[0]", "constraints.peers[1]", "not_before", "renew_period", "ttl"}
 	if !slices.Equal(fields, want) {
 		t.Errorf("fields %q, want %q", fields, want)
 	}

@@ -554,7 +554,7 @@ func TestNewReadsARealFile(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	cfg.MaxFileSize = 10
-	if _, err := apikey.New(cfg, apikey.Deps{}); err == nil || !strings.Contains(err.Error(), "larger than 10 bytes") {
+	if _, err := apikey.New(cfg, apikey.Deps{}); err == nil || !strings.Contains(err.Error(), "too large: more than 10 bytes") {
 		t.Errorf("too large: %v", err)
 	}
 	for name, wrong := range map[string]string{"missing": path + "x", "a folder": filepath.Dir(path)} {

@@ -344,7 +344,7 @@ func TestFilesOnDisk(t *testing.T) {
 	if err := os.WriteFile(name, make([]byte, 4<<20+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := mtls.New(cfg, mtls.Deps{Now: now}); err == nil || !strings.Contains(err.Error(), "larger than") {
+	if _, err := mtls.New(cfg, mtls.Deps{Now: now}); err == nil || !strings.Contains(err.Error(), "too large") {
 		t.Error(err)
 	}
 	if got := listed(); !slices.Equal(got.Files(), []string{"prod.pem", "prod.crl"}) {
