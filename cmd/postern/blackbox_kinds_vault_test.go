@@ -282,9 +282,7 @@ func TestKindsVaultFlights(t *testing.T) {
 	lab := startVault(t, byAppRole, "5s", "", vaulttest.Token{TTL: time.Hour})
 	lab.expect(t, byVault(lab.token(vaulttest.Token{})), 200, "allowed") // it is logged in
 	before := lab.vault.Count(vaulttest.PathLookup)
-	if answers := lab.crowd(t, 1000, byVault(lab.token(vaulttest.Token{}))); answers["allowed"] != 1000 {
-		t.Errorf("of 1000: %v", answers)
-	}
+	lab.letsIn(t, 1000, byVault(lab.token(vaulttest.Token{})))
 	if n := lab.vault.Count(vaulttest.PathLookup) - before; n != 1 {
 		t.Errorf("%d questions for one token", n)
 	}
@@ -303,6 +301,19 @@ func TestKindsVaultFlights(t *testing.T) {
 	all.Wait()
 	if n := lab.vault.Count(vaulttest.PathLookup) - before; wrong.Load() > 0 || n > 200 {
 		t.Errorf("%d wrong answers; a sealed Vault was asked %d times", wrong.Load(), n)
+	}
+}
+
+// letsIn sends so many of a request at once, and wants all of them allowed.
+func (b *box) letsIn(t testing.TB, n int, q request) {
+	t.Helper()
+	answers := b.crowd(t, n, q)
+	late := 0
+	if raced { // evaluations take ten times as long, and not all of so many get their turn
+		late = answers["overloaded"]
+	}
+	if answers["allowed"] == 0 || answers["allowed"]+late != n {
+		t.Errorf("of %d: %v", n, answers)
 	}
 }
 

@@ -23,11 +23,10 @@ import (
 // whole. The error halts the evaluation even where other errors of built-in
 // functions are taken as undefined, as `not` would make an allow of that.
 //
-// In what it keeps from others: an evaluation yields the processor after each turn, long
-// before the scheduler of Go would make it, so that those who are refused because all
-// places are taken hear of it soon. One that takes longer than quick gives its place back
-// besides, and goes on as one of few slow ones: slow requests wait for each other, and
-// others do not wait for them.
+// In what it keeps from others: an evaluation that takes longer than quick gives its
+// place back, goes on as one of few slow ones, and yields the processor every
+// time it looks at the clock. So slow requests wait for each other, and others do
+// not wait for them.
 type evaluation struct {
 	context.Context
 	snapshot *Snapshot
@@ -74,7 +73,7 @@ const (
 	ticksPerLook = 8
 	// workPerTick is how much work of built-in functions counts as one expression.
 	workPerTick = 1 << 10
-	// turn is how long an evaluation runs before it lets others run.
+	// turn is how long a slow evaluation runs before it lets others run.
 	turn = 100 * time.Microsecond
 	// shareOfCall is which part of the work of an evaluation one call may take.
 	shareOfCall = 16
@@ -119,8 +118,10 @@ func (e *evaluation) look() {
 	switch {
 	case !now.Before(e.deadline), e.Err() != nil:
 		e.Cancel()
-	case e.place == amongQuick && now.Sub(e.entered) >= e.snapshot.quick(): // to wait for a place is not to be slow
-		e.slowDown(now)
+	case e.place == amongQuick:
+		if now.Sub(e.entered) >= e.snapshot.quick() { // to wait for a place is not to be slow
+			e.slowDown(now)
+		}
 	case now.Sub(e.yielded) >= turn:
 		runtime.Gosched()
 		e.yielded = now
@@ -168,7 +169,6 @@ func (e *evaluation) leave() {
 func take(e *evaluation, a *admission, patience time.Duration) bool {
 	ok := a.enter(e, patience)
 	e.entered = time.Now()
-	e.yielded = e.entered
 	return ok
 }
 
