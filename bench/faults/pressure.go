@@ -91,7 +91,7 @@ func overloadWork(ctx context.Context, l *lab) (*line, error) {
 // overloadWait has it bounded by how many may wait at once, here for an issuer that needs
 // 100 ms to say what a token is. Processors have little to do.
 func overloadWait(ctx context.Context, l *lab) (*line, error) {
-	const waiting = 40
+	const waiting = 40 // all of them of one address, which has three quarters of the places
 	block := fmt.Sprintf(`limits: { requests: %d }
 credentials:
   - { from: "header:x-api-key", use: api_key }
@@ -99,7 +99,7 @@ credentials:
 introspection:
   - { issuer: "http://opaque.test", url: %q, client_id: postern, client_secret: "${file:pepper}", audiences: [bench], claims: { roles: roles },
       max_concurrent: 64, http: { insecure_allow_http: true, insecure_allow_private_addresses: true } }
-`, waiting, l.issuer.url+"/introspect")
+`, waiting+waiting/3, l.issuer.url+"/introspect")
 	return l.overload(ctx, recipe{more: block}, "tokens that an issuer is asked about", waiting*3/4, func(context.Context, *costly) (may, mayNot *question) {
 		return bearer("an opaque token", rig.Path, goodOpaque+counter, allow), bearer("an opaque token of a stranger", rig.Path, "opaque-bad-"+counter, deny)
 	})
