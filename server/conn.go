@@ -194,6 +194,14 @@ func (l *line) begin() {
 	}
 }
 
+// share is that of the address at the other end; 0 where there is no line.
+func (l *line) share() share {
+	if l == nil {
+		return 0
+	}
+	return l.from
+}
+
 // lineOf is the line of the connection that a call came over; nil if it has none.
 func lineOf(ctx context.Context) *line {
 	if p, ok := peer.FromContext(ctx); ok {

@@ -64,10 +64,11 @@ func (e entrance) before(next grpc.MethodHandler, inProtocol bool) grpc.MethodHa
 				reply, err = refuse(service, ctx, receive, policy.ReasonInternal, errInternal)
 			}
 		}()
-		if l := lineOf(ctx); l != nil {
+		l := lineOf(ctx)
+		if l != nil {
 			l.begin()
 		}
-		from := shareOfCall(ctx)
+		from := l.share()
 		who, listed := e.callers.find(ctx)
 		if !listed {
 			e.callers.refused.Add(1)
@@ -157,7 +158,7 @@ func (e entrance) stream(open *underWay) grpc.StreamServerInterceptor {
 				return errNotCaller
 			}
 		}
-		from := shareOfCall(stream.Context())
+		from := lineOf(stream.Context()).share()
 		if !open.enter(from) {
 			return errOverloaded
 		}

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"hash/maphash"
 	"net"
 	"net/http"
@@ -88,14 +87,6 @@ var shareSeed = maphash.MakeSeed()
 func shareOf(addr net.Addr) share {
 	if tcp, ok := addr.(*net.TCPAddr); ok {
 		return shareOfIP(tcp.AddrPort().Addr())
-	}
-	return 0
-}
-
-// shareOfCall is that of the connection that a call came over.
-func shareOfCall(ctx context.Context) share {
-	if l := lineOf(ctx); l != nil {
-		return l.from
 	}
 	return 0
 }

@@ -259,16 +259,22 @@ func TestWireSettings(t *testing.T) {
 	p.alive(t)
 }
 
+// frame is the next frame.
+func (w *wire) frame() http2.Frame {
+	w.t.Helper()
+	frame, err := w.ReadFrame()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return frame
+}
+
 // answersWithoutData waits for the header fields of an answer, and then for a ping to come
 // back, and fails if there is data before.
 func (w *wire) answersWithoutData(stream uint32) {
 	w.t.Helper()
 	for {
-		frame, err := w.ReadFrame()
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		switch f := frame.(type) {
+		switch f := w.frame().(type) {
 		case *http2.MetaHeadersFrame:
 			if f.StreamEnded() {
 				w.t.Fatalf("an answer without data: %v", f.Fields)
@@ -458,11 +464,7 @@ func TestWireIdle(t *testing.T) {
 func (w *wire) nextEnd() (stream uint32) {
 	w.t.Helper()
 	for {
-		frame, err := w.ReadFrame()
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		switch f := frame.(type) {
+		switch f := w.frame().(type) {
 		case *http2.RSTStreamFrame:
 			if f.ErrCode != http2.ErrCodeRefusedStream {
 				w.t.Error(f)

@@ -129,11 +129,11 @@ func (c *Checker) limitsOf(p *authn.Proof) *policy.Constraints {
 	if p.Constraints != nil {
 		limits = *p.Constraints
 	}
-	if both := slices.DeleteFunc(slices.Clone(p.Audiences), func(name string) bool {
-		return len(limits.Audiences) > 0 && !slices.Contains(limits.Audiences, name)
-	}); len(both) > 0 {
-		limits.Audiences = both
-	} else {
+	services := slices.Clone(p.Audiences)
+	if own := limits.Audiences; len(own) > 0 {
+		services = slices.DeleteFunc(services, func(name string) bool { return !slices.Contains(own, name) })
+	}
+	if limits.Audiences = services; len(services) == 0 { // no name would be no limit
 		limits.Audiences = []string{nowhere}
 	}
 	return &limits

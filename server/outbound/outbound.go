@@ -73,7 +73,7 @@ const (
 	idleTimeout    = time.Minute
 )
 
-// ErrTooLarge says that a body or a file is longer than its limit.
+// ErrTooLarge says that a body is longer than its limit.
 var ErrTooLarge = errors.New("too large")
 
 // Check reports whatever is wrong: path is the field's name in the configuration,

@@ -335,11 +335,11 @@ func comesFrom(proof *authn.Proof, claims jose.Value) (err error) {
 		return err
 	}
 	for _, id := range p.Via {
-		if !cameOf(proof.Origins, func(s *authn.Subject) bool { return s.Issuer == seal.Issuer && (s.TokenID == id || s.SessionID == id) }) {
+		if !slices.ContainsFunc(proof.Origins, func(s authn.Subject) bool { return s.Issuer == seal.Issuer && (s.TokenID == id || s.SessionID == id) }) {
 			return invalid("origins does not name what is in via")
 		}
 	}
-	if p.Issuer != seal.Issuer && !cameOf(proof.Origins, func(s *authn.Subject) bool { return s.Issuer == p.Issuer && s.ID == p.ID && s.Tenant == p.Tenant }) {
+	if p.Issuer != seal.Issuer && !slices.ContainsFunc(proof.Origins, func(s authn.Subject) bool { return s.Issuer == p.Issuer && s.ID == p.ID && s.Tenant == p.Tenant }) {
 		return invalid("origins does not name whom the token is of")
 	}
 	for e := range claims.Get("budgets").Elements() {
@@ -352,16 +352,6 @@ func comesFrom(proof *authn.Proof, claims jose.Value) (err error) {
 		p.Budgets = append(p.Budgets, policy.SharedBudget{ID: id, Limit: limit, ExpiresAt: ends})
 	}
 	return nil
-}
-
-// cameOf reports whether one of the origins is that which is looked for.
-func cameOf(origins []authn.Subject, is func(*authn.Subject) bool) bool {
-	for i := range origins {
-		if is(&origins[i]) {
-			return true
-		}
-	}
-	return false
 }
 
 // originsOf reads the credentials that a token came from, as signer.Agent writes them.
